@@ -1,0 +1,205 @@
+"""The shape of a recipe, as pydantic models.
+
+YAML reads ``1e-4`` as text; the float fields below accept it. Every model
+refuses unknown keys.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from helpers.errors import LabError, did_you_mean
+
+LORA_MODULES = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+)
+
+
+class Section(BaseModel):
+    """A recipe section: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelConfig(Section):
+    """Which weights, in which precision, and why that precision."""
+
+    id: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype_reason: str = ""
+    quantization: Literal["nf4", "int8"] | None = None
+    attn_implementation: str = "sdpa"
+
+
+class DataConfig(Section):
+    """Problem sets: a path relative to ``data/``, or a registry name."""
+
+    train: str
+    dev: str
+    n_problems: int = Field(gt=0)
+    prompt_template: str = "plain"
+
+
+class EngineConfig(Section):
+    """How completions are sampled."""
+
+    name: Literal["transformers"] = "transformers"
+    max_batch_size: int = Field(default=128, gt=0)
+
+
+class SamplingConfig(Section):
+    """Settings of self-distillation sampling."""
+
+    n: int = Field(default=4, gt=0)
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_new_tokens: int = Field(gt=0)
+
+
+class HarvestConfig(Section):
+    """What is kept of the graded samples."""
+
+    pick: Literal["first", "shortest", "random"] = "first"
+    min_pairs: int = Field(default=0, ge=0)
+    min_distinct_fraction: float = Field(default=0.9, ge=0, le=1)
+
+
+class LoraSettings(Section):
+    """PEFT LoRA settings; the default targets are all seven projections."""
+
+    r: int = Field(default=16, gt=0)
+    alpha: int = Field(default=32, gt=0)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    target_modules: tuple[str, ...] = LORA_MODULES
+
+
+class TrainConfig(Section):
+    """What SFT and DPO share.
+
+    ``effective_batch`` is per optimizer step over all devices; gradient
+    accumulation is solved from it.
+    """
+
+    lora: LoraSettings = LoraSettings()
+    learning_rate: float = Field(gt=0)
+    epochs: float = Field(gt=0)
+    max_steps: int = -1
+    effective_batch: int = Field(gt=0)
+    per_device_batch: int = Field(gt=0)
+    lr_scheduler: str = "cosine"
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_length: int = Field(gt=0)
+    logging_steps: int = Field(default=1, gt=0)
+    gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _batch_divides(self):
+        if self.effective_batch % self.per_device_batch:
+            raise ValueError(
+                f"effective_batch={self.effective_batch} is not a multiple "
+                f"of per_device_batch={self.per_device_batch}"
+            )
+        return self
+
+
+class SftConfig(TrainConfig):
+    """Supervised fine-tuning on the harvested completions."""
+
+    packing: bool = False
+    min_steps_per_epoch: int = Field(default=30, ge=0)
+
+
+class DpoConfig(TrainConfig):
+    """Direct preference optimisation on the harvested pairs."""
+
+    beta: float = Field(default=0.1, gt=0)
+    precompute_ref_log_probs: bool = True
+    noop_margin: float = Field(default=0.02, ge=0)
+    noop_after_steps: int = Field(default=20, gt=0)
+    overfit_margin: float = Field(default=5.0, gt=0)
+
+
+class BenchmarkConfig(Section):
+    """One evaluation set: a path relative to ``data/`` and its role."""
+
+    name: str
+    path: str
+    n: int = Field(gt=0)
+    role: str = ""
+
+
+class EvaluateConfig(Section):
+    """Evaluation: greedy unless a temperature is given."""
+
+    benchmarks: tuple[BenchmarkConfig, ...]
+    main: str
+    max_new_tokens: int = Field(gt=0)
+    temperature: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _main_exists(self):
+        names = [b.name for b in self.benchmarks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two benchmarks share a name: {names}")
+        if self.main not in names:
+            raise ValueError(f"main benchmark '{self.main}' not in {names}")
+        return self
+
+
+class HardwareConfig(Section):
+    """The machine the recipe is written for."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    cards: int = Field(default=0, ge=0)
+    usd_per_hour: float = Field(default=0.0, ge=0)
+
+
+class Recipe(Section):
+    """Everything one run depends on."""
+
+    name: str
+    description: str = ""
+    seed: int = 42
+    model: ModelConfig
+    data: DataConfig
+    engine: EngineConfig = EngineConfig()
+    sampling: SamplingConfig
+    harvest: HarvestConfig = HarvestConfig()
+    sft: SftConfig
+    dpo: DpoConfig
+    dpo_variants: dict[str, dict[str, Any]] = {}
+    evaluate: EvaluateConfig
+    hardware: HardwareConfig = HardwareConfig()
+
+    @model_validator(mode="after")
+    def _variants_are_valid(self):
+        for name in self.dpo_variants:
+            self.dpo_variant(name)
+        return self
+
+    def dpo_variant(self, name: str | None = None) -> DpoConfig:
+        """The DPO settings, with a named variant's changes on top.
+
+        ``None`` gives the default. Raises LabError for an unknown name.
+        """
+        if name is None:
+            return self.dpo
+        if name not in self.dpo_variants:
+            raise LabError(
+                f"There is no DPO variant '{name}'."
+                f"{did_you_mean(name, self.dpo_variants)}",
+                fix="choose one of: " + ", ".join(self.dpo_variants),
+            )
+        merged = self.dpo.model_dump() | self.dpo_variants[name]
+        return DpoConfig.model_validate(merged)

@@ -1,0 +1,229 @@
+"""How a line of JSONL looks, and how such files are read and written safely.
+
+A record is a pydantic model; a file is one JSON object a line, UTF-8. Reading
+names file, line and remedy when something is wrong; a torn last line (a run
+that was killed while writing) is dropped and said so. Writing a whole file
+goes through a temporary name, so a kill never leaves half a file.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from helpers.errors import LabError
+
+R = TypeVar("R", bound="Record")
+
+
+class Record(BaseModel):
+    """Base of all JSONL records; extra keys are kept, missing ones refused."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Problem(Record):
+    """One problem with its gold answer."""
+
+    id: str
+    problem: str
+    answer: str
+    source: str = ""
+    solution: str | None = None
+
+
+class Completion(Record):
+    """One sampled and graded response.
+
+    ``prompt`` is the exact text the model saw, ``response`` what it wrote
+    (special tokens removed), ``tokens`` its length with the end token,
+    ``finish_reason`` "stop" or "length", ``mean_logprob`` the mean over those
+    tokens of log p in nats at temperature 1, ``extracted``/``correct``/
+    ``reason`` the grader's verdict.
+    """
+
+    problem_id: str
+    sample: int
+    prompt: str
+    response: str
+    extracted: str | None
+    correct: bool
+    reason: str = ""
+    finish_reason: str
+    tokens: int
+    mean_logprob: float
+    seed: int
+
+
+class SftRow(Record):
+    """One supervised example: prompt text, completion text, provenance."""
+
+    prompt: str
+    completion: str
+    problem_id: str
+    sample: int
+    run: str
+
+
+class PairRow(Record):
+    """One preference pair: same prompt, a right and a wrong response."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    problem_id: str
+    run: str
+
+
+def iter_records(path: str | Path, kind: type[R]) -> Iterator[R]:
+    """Yield the records of a JSONL file, checked one line at a time.
+
+    Raises:
+        LabError: file missing, not UTF-8, a line that is no JSON object or
+            lacks a field. A last line without its newline that does not
+            parse is dropped with a warning instead: a killed run tore it.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise LabError(
+            f"There is no file {path}.",
+            fix="run the stage that writes it, or check the path",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabError(
+            f"Cannot read {path}: {error}",
+            fix="it must be a UTF-8 file of one JSON object a line",
+        ) from None
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        torn = number == len(lines)
+        try:
+            data = json.loads(line)
+        except json.JSONDecodeError as error:
+            if torn:
+                warnings.warn(
+                    f"{path}:{number}: the last line was torn by a killed "
+                    "run and is dropped; it will be made again.",
+                    stacklevel=2,
+                )
+                return
+            raise LabError(
+                f"{path}:{number} is not JSON: {error.msg}.",
+                fix="mend or delete that line, then start again",
+            ) from None
+        yield _validate(kind, data, path, number)
+
+
+def read_records(path: str | Path, kind: type[R]) -> list[R]:
+    """The whole file as a list; see :func:`iter_records`."""
+    return list(iter_records(path, kind))
+
+
+def _validate(kind: type[R], data: Any, path: Path, number: int) -> R:
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(p) for p in first["loc"]) or "the line"
+        raise LabError(
+            f"{path}:{number}: field '{field}': {first['msg']}.",
+            why=f"a {kind.__name__} has the fields "
+            + ", ".join(kind.model_fields),
+            fix="mend that line, then start again",
+        ) from None
+
+
+def write_records(path: str | Path, rows: Iterable[BaseModel]) -> int:
+    """Replace ``path`` by these rows in one step; returns how many."""
+    lines = [row.model_dump_json(exclude_none=False) for row in rows]
+    write_text(path, "".join(line + "\n" for line in lines))
+    return len(lines)
+
+
+def append_records(path: str | Path, rows: Iterable[BaseModel]) -> None:
+    """Append rows and flush them to disk; a torn last line is cut first."""
+    path = Path(path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab+") as file:
+            _cut_torn_line(file)
+            for row in rows:
+                file.write(row.model_dump_json().encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _cut_torn_line(file) -> None:
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    file.seek(-1, os.SEEK_END)
+    if file.read(1) == b"\n":
+        return
+    file.seek(0)
+    keep = file.read().rfind(b"\n") + 1
+    file.truncate(keep)
+    file.seek(0, os.SEEK_END)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file through a temporary name, then rename it into place."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".partial")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Write JSON, indented, in one step."""
+    write_text(path, json.dumps(data, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; raises LabError that names file and line."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LabError(f"There is no file {path}.") from None
+    except json.JSONDecodeError as error:
+        raise LabError(
+            f"{path}:{error.lineno} is not JSON: {error.msg}.",
+            fix="delete the file; the stage that wrote it makes it again",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabError(f"Cannot read {path}: {error}") from None
+
+
+class disk_errors:
+    """Context manager: a full or read-only disk becomes one clear message."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, trace) -> bool:
+        if isinstance(error, OSError):
+            full = error.errno == errno.ENOSPC
+            raise LabError(
+                f"Cannot write {self.path}: {error.strerror or error}.",
+                why="the disk is full" if full else "",
+                fix="free some space or choose another --run-dir; what is "
+                "on disk is intact, and the same command goes on from there",
+            ) from error
+        return False

@@ -1,0 +1,285 @@
+"""A run folder: where every stage reads and writes, and how it resumes.
+
+``RunDir.open("runs/pocket", recipe)`` creates or reopens the folder. A stage
+asks ``run.is_done(name, inputs)`` and, if not, works inside
+``with run.stage(name, inputs) as record:``. ``inputs`` are hashes of all that
+its result depends on; a stage whose recorded inputs match is loaded, one with
+other inputs is refused unless ``force`` (then the old output is set aside,
+never deleted).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from helpers import __version__
+from helpers.errors import LabError
+from helpers.records import disk_errors, read_json, write_json, write_text
+from helpers.recipes import Recipe
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
+REPO_ROOT = Path(__file__).resolve().parent.parent
+DATA_DIR = REPO_ROOT / "data"
+IDENTITY = ("name", "seed", "model", "data")
+
+
+class RunDir:
+    """One run on disk; see design of the folder in the README."""
+
+    def __init__(self, path: Path, recipe: Recipe):
+        self.path, self.recipe = path, recipe
+
+    @classmethod
+    def open(cls, path: str | Path, recipe: Recipe) -> RunDir:
+        """Create the folder, or reopen it when it belongs to this recipe.
+
+        Raises:
+            LabError: the folder holds another recipe's run, is a file, or
+                cannot be written.
+        """
+        run = cls(Path(path), recipe)
+        with disk_errors(run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
+        stored = run.path / "recipe.yaml"
+        if stored.is_file():
+            run._check_same_recipe(stored)
+        elif any(run.path.iterdir()):
+            raise LabError(
+                f"{run.path} is not empty and holds no recipe.yaml.",
+                why="it does not look like a run folder",
+                fix="choose another --run-dir",
+            )
+        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+        if not stored.is_file() or stored.read_text() != text:
+            write_text(stored, text)
+        if not (run.path / "manifest.json").is_file():
+            write_json(run.path / "manifest.json", describe_machine(recipe))
+        return run
+
+    def _check_same_recipe(self, stored: Path) -> None:
+        try:
+            old = yaml.safe_load(stored.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+            raise LabError(
+                f"Cannot read {stored}: {error}",
+                fix="choose another --run-dir",
+            ) from None
+        new = self.recipe.model_dump(mode="json")
+        differ = [key for key in IDENTITY if old.get(key) != new[key]]
+        if differ:
+            shown = ", ".join(
+                f"{key}: {old.get(key)!r} there, {new[key]!r} asked"
+                for key in differ
+            )
+            raise LabError(
+                f"{self.path} belongs to another recipe ({shown}).",
+                why="results of two recipes must not mix in one folder",
+                fix="choose another --run-dir",
+            )
+
+    def file(self, *parts: str) -> Path:
+        """A path inside the run folder."""
+        return self.path.joinpath(*parts)
+
+    def is_done(
+        self, stage: str, inputs: Mapping[str, str], force: bool = False
+    ) -> bool:
+        """True when this stage has finished with exactly these inputs.
+
+        Raises:
+            LabError: it finished with other inputs and ``force`` is off.
+        """
+        path = self._stage_file(stage)
+        if not path.is_file():
+            return False
+        record = read_json(path)
+        present = all(self.file(name).exists() for name in record["outputs"])
+        if force:
+            self._set_aside(stage, record)
+            return False
+        if record["inputs"] == dict(inputs):
+            return present
+        differ = sorted(
+            key
+            for key in {*record["inputs"], *inputs}
+            if record["inputs"].get(key) != inputs.get(key)
+        )
+        raise LabError(
+            f"{self.path} holds '{stage}' made from other inputs "
+            f"(changed: {', '.join(differ)}).",
+            why="loading it would mix two experiments",
+            fix="choose another --run-dir, or add --force to set the old "
+            "output aside and compute it again",
+        )
+
+    @contextmanager
+    def stage(
+        self, name: str, inputs: Mapping[str, str]
+    ) -> Iterator[dict[str, Any]]:
+        """Time a stage; on success record inputs, outputs and seconds.
+
+        Yields a dict: put ``outputs`` (paths relative to the folder) and any
+        ``metrics`` in it. Nothing is recorded when the body raises.
+        """
+        record: dict[str, Any] = {"outputs": [], "metrics": {}}
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        clock = time.perf_counter()
+        yield record
+        seconds = time.perf_counter() - clock
+        metrics = record.pop("metrics")
+        record.update(
+            stage=name,
+            inputs=dict(inputs),
+            started=started,
+            seconds=round(seconds, 2),
+        )
+        self._add_metrics(name, metrics)
+        self._add_to_ledger(name, started, seconds)
+        write_json(self._stage_file(name), record)
+
+    def metrics(self) -> dict[str, Any]:
+        """All stages' metrics, keyed by stage name."""
+        path = self.file("metrics.json")
+        return read_json(path) if path.is_file() else {}
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """Time and cost per finished stage, in order."""
+        path = self.file("ledger.json")
+        return read_json(path)["phases"] if path.is_file() else []
+
+    def _stage_file(self, stage: str) -> Path:
+        return self.file("stages", f"{stage.replace('/', '-')}.json")
+
+    def _add_metrics(self, stage: str, metrics: Mapping[str, Any]) -> None:
+        everything = self.metrics()
+        everything[stage] = dict(metrics)
+        write_json(self.file("metrics.json"), everything)
+
+    def _add_to_ledger(self, stage: str, started: str, seconds: float) -> None:
+        price = self.recipe.hardware.usd_per_hour
+        phases = [p for p in self.ledger() if p["phase"] != stage]
+        phases.append(
+            {
+                "phase": stage,
+                "started": started,
+                "seconds": round(seconds, 2),
+                "device_seconds": round(
+                    seconds * max(self.recipe.hardware.cards, 1), 2
+                ),
+                "usd": round(seconds / 3600 * price, 4),
+            }
+        )
+        write_json(self.file("ledger.json"), {"phases": phases})
+
+    def _set_aside(self, stage: str, record: Mapping[str, Any]) -> None:
+        """Move a finished stage's outputs to ``old/<n>-<stage>``."""
+        number = 1
+        while (target := self.file("old", f"{number}-{stage}")).exists():
+            number += 1
+        with disk_errors(target):
+            for name in record["outputs"]:
+                source = self.file(name)
+                if source.exists():
+                    (target / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.move(source, target / name)
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.move(self._stage_file(stage), target / "stage.json")
+
+
+def resolve_data(path: str | Path) -> Path:
+    """A path of the recipe: relative ones live under ``data/``.
+
+    ``MATHSLM_DATA_DIR`` names another folder to look in first.
+    """
+    path = Path(path)
+    if path.is_absolute():
+        return path
+    override = os.environ.get("MATHSLM_DATA_DIR")
+    if override and (Path(override) / path).exists():
+        return Path(override) / path
+    return DATA_DIR / path
+
+
+def hash_file(path: str | Path) -> str:
+    """Short SHA-256 of a file's bytes, or of a folder's files in order."""
+    path, digest = Path(path), hashlib.sha256()
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    for item in files:
+        if item.is_file():
+            digest.update(item.name.encode())
+            with open(item, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def require_space(path: str | Path, megabytes: int) -> None:
+    """Refuse before work starts when the disk has less than this free."""
+    folder = Path(path)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free // 2**20
+    if free < megabytes:
+        raise LabError(
+            f"Only {free} MB are free where {path} lies; "
+            f"about {megabytes} MB are needed.",
+            fix="free some space or choose another --run-dir",
+        )
+
+
+def describe_machine(recipe: Recipe) -> dict[str, Any]:
+    """What a manifest says: versions, commit, hardware, seed."""
+    versions = {"python": platform.python_version(), "helpers": __version__}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "versions": versions,
+        "commit": _git_commit(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _git_commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(REPO_ROOT), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor()
