@@ -177,9 +177,9 @@ def main(
     out: Annotated[Path, typer.Option(help="working folder")] = Path(
         "build/pocket"
     ),
-    steps: Annotated[int, typer.Option(min=1)] = 4000,
+    steps: Annotated[int, typer.Option(min=1)] = 3000,
     batch: Annotated[int, typer.Option(min=1, help="blocks a step")] = 8,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 2.5e-3,
 ) -> None:
     """Train tokenizer and model; prints where they are."""
     try:

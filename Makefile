@@ -1,0 +1,43 @@
+# One thin line per target; what it does is in helpers/ and tests/.
+# PYTHON is only used to create the environment.
+PYTHON ?= python3
+VENV ?= .venv
+TIER ?= pocket
+RUN_DIR ?= runs/$(TIER)
+BIN = $(VENV)/bin
+PY = $(BIN)/python
+CHECK = import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python {v.major}.{v.minor} is too old: 3.11 or newer is needed. Do this: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)")
+
+.PHONY: course test notebooks report clean lint
+.DELETE_ON_ERROR:
+
+course: $(VENV)/.installed  ## run notebooks 00-05 on TIER into RUN_DIR
+	$(BIN)/mathslm course --tier $(TIER) --run-dir $(RUN_DIR)
+
+test: $(VENV)/.installed-dev lint  ## everything that CI runs
+	$(PY) -m pytest
+
+notebooks: $(VENV)/.installed-dev  ## source/*.py -> executed *.ipynb
+	$(PY) notebooks/pair.py execute
+
+report: $(VENV)/.installed  ## report.html of RUN_DIR
+	$(BIN)/mathslm report --run-dir $(RUN_DIR)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean:  ## remove the environment and caches; runs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+$(PY):
+	@$(PYTHON) -c '$(CHECK)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install -c constraints.txt torch
+	$(PY) -m pip install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PY) -m pip install -c constraints.txt -e '.[dev]'
+	touch $@

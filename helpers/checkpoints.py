@@ -1,0 +1,103 @@
+"""What a training stage keeps on disk besides its result; no torch.
+
+Checkpoints that belong to known inputs, the log of a trainer, and short
+hashes of models, so that a killed run goes on where it was and a finished one
+is recognised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import LabError
+from helpers.records import disk_errors, read_json, write_json, write_text
+from helpers.runs import RunDir, hash_file
+
+HASH_WHOLE_BELOW = 1 << 28  # bytes: larger weight files count by size only
+
+
+def prepare_checkpoints(
+    folder: Path, inputs: Mapping[str, str], force: bool = False
+) -> str | None:
+    """The checkpoint to go on from, or None; foreign ones are removed.
+
+    A checkpoint counts when it is complete (its trainer state is written
+    last) and was made from the same inputs.
+    """
+    stamp = folder / "inputs.json"
+    with disk_errors(folder):
+        if folder.exists():
+            same = stamp.is_file() and read_json(stamp) == dict(inputs)
+            if force or not same:
+                shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    write_json(stamp, dict(inputs))
+    done = [
+        path
+        for path in folder.glob("checkpoint-*")
+        if (path / "trainer_state.json").is_file()
+    ]
+    if not done:
+        return None
+    last = max(done, key=lambda path: int(path.name.rpartition("-")[2]))
+    print(f"Going on from {last}.")
+    return str(last)
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a finished run."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_log(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
+    """Write a trainer's log history, one JSON object a line."""
+    lines = [json.dumps(dict(entry), sort_keys=True) for entry in history]
+    write_text(path, "".join(line + "\n" for line in lines))
+
+
+def read_losses(history: Iterable[Mapping[str, Any]]) -> list[float]:
+    """The logged training losses in order."""
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def fingerprint_model(path: str | Path, revision: str | None = None) -> str:
+    """Short hash of a model: its files, or its hub id and revision.
+
+    Weight files too large to hash in a moment count by name and size.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return f"{path}@{revision or 'main'}"
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    if sum(p.stat().st_size for p in files) < HASH_WHOLE_BELOW:
+        return hash_file(folder)
+    text = "|".join(f"{p.name}:{p.stat().st_size}" for p in files)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def find_harvest(run: RunDir, name: str, smoke: bool = False) -> Path:
+    """The harvest file; a smoke run may use that of a smoke distillation.
+
+    Raises:
+        LabError: it is not there; names the command that makes it.
+    """
+    path, trial = run.file(name), run.file("smoke", name)
+    if smoke and trial.exists() and not path.exists():
+        return trial
+    return require_file(path, "mathslm distill", run)
+
+
+def require_file(path: Path, command: str, run: RunDir) -> Path:
+    """The path, or a LabError that names the command which makes it."""
+    if not path.exists():
+        raise LabError(
+            f"There is no {path}.",
+            why="this stage goes on from it",
+            fix=f"make it first: {command} --run-dir {run.path}",
+        )
+    return path

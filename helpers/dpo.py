@@ -1,0 +1,305 @@
+"""Direct preference optimisation of a fresh adapter on the merged SFT model.
+
+TRL's ``DPOTrainer`` trains; the reference is the same model with the adapter
+switched off, so there is no second copy. Before the first update the loss
+must be ln 2. While it trains, a monitor says when the evaluation is going to
+show nothing, and when the pairs are learnt by heart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from helpers import guards
+from helpers.checkpoints import (
+    find_harvest,
+    fingerprint_model,
+    prepare_checkpoints,
+    read_losses,
+    require_file,
+)
+from helpers.recipes import Recipe, recipe_hash
+from helpers.recipes.schema import DpoConfig
+from helpers.records import PairRow, read_records
+from helpers.runs import RunDir, hash_file, require_space
+
+# The precomputed and the live forward pass round differently in 16 bits.
+START_TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 2e-2}
+
+
+def run_dpo(
+    recipe: Recipe,
+    run: RunDir,
+    *,
+    variant: str | None = None,
+    force: bool = False,
+    smoke_steps: int | None = None,
+) -> dict[str, Any]:
+    """Train the DPO adapter of a run, or load it when it is there.
+
+    Writes ``<tag>/adapter`` and ``<tag>/log.jsonl``; the tag is ``dpo`` or
+    ``dpo-<variant>``. A smoke run writes under ``smoke/`` and records no
+    stage.
+
+    Args:
+        variant: a name under ``dpo_variants`` of the recipe, or None.
+
+    Returns:
+        pairs, steps, losses, margins, accuracy, tie fraction and the
+        monitor's verdict.
+
+    Raises:
+        LabError: no pairs, no merged SFT model, or a loss before the first
+            update that is not ln 2.
+    """
+    config = recipe.dpo_variant(variant)
+    tag = f"dpo-{variant}" if variant else "dpo"
+    smoke = smoke_steps is not None
+    pairs_path = find_harvest(run, "pairs.jsonl", smoke)
+    base = find_base(recipe, run, smoke)
+    require_space(run.path, 200)
+    inputs = describe_inputs(recipe, config, pairs_path, base)
+    if smoke:
+        folder, stage = run.file("smoke", tag), nullcontext({})
+    else:
+        if run.is_done(tag, inputs, force):
+            print(f"DPO is done: {run.file(tag, 'adapter')} is loaded.")
+            return run.metrics()[tag]
+        folder, stage = run.file(tag), run.stage(tag, inputs)
+    pairs = read_records(pairs_path, PairRow)
+    with stage as record:
+        metrics = train_adapter(
+            recipe, config, base, pairs, folder, inputs, force, smoke_steps
+        )
+        outputs = [f"{tag}/adapter", f"{tag}/log.jsonl"]
+        record.update(outputs=outputs, metrics=metrics)
+    return metrics
+
+
+def find_base(recipe: Recipe, run: RunDir, smoke: bool) -> Path:
+    """``sft/merged``; a smoke run before SFT takes the base model."""
+    from helpers.models import model_path
+
+    merged = model_path(recipe, run, "sft")
+    if smoke and not merged.exists():
+        print("There is no merged SFT model yet: the smoke run uses the base.")
+        return model_path(recipe, run, "base")
+    return require_file(merged, "mathslm merge --model sft", run)
+
+
+def describe_inputs(
+    recipe: Recipe, config: DpoConfig, pairs_path: Path, base: Path
+) -> dict[str, str]:
+    """Hashes of all that the adapter depends on."""
+    settings = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    return {
+        "pairs": hash_file(pairs_path),
+        "model": fingerprint_model(base, recipe.model.revision),
+        "recipe": recipe_hash(recipe, "seed", "model"),
+        "dpo": hashlib.sha256(settings.encode()).hexdigest()[:16],
+    }
+
+
+def train_adapter(
+    recipe: Recipe,
+    config: DpoConfig,
+    base: Path,
+    pairs: Sequence[PairRow],
+    folder: Path,
+    inputs: dict[str, str],
+    force: bool,
+    smoke_steps: int | None,
+) -> dict[str, Any]:
+    """Check the pairs, build the trainer, train, save; return metrics."""
+    from helpers import training
+    from helpers.dpo_trainer import DpoWatch, measure_start_loss
+    from helpers.models import load_model
+
+    model, tokenizer = load_model(recipe, base)
+    training.check_rendered(
+        tokenizer, (p.prompt for p in pairs), recipe.data.prompt_template
+    )
+    check = guards.check_pairs(
+        pairs, measure_pairs(tokenizer, pairs), config.max_length
+    )
+    print(f"DPO: {check}")
+    kept = [pairs[index] for index in check.kept]
+    count = count_dpo_steps(config, len(kept), smoke_steps)
+    print(f"DPO: {count}")
+    trainer = build_trainer(
+        recipe,
+        config,
+        model,
+        tokenizer,
+        kept,
+        folder / "checkpoints",
+        smoke_steps,
+    )
+    check_trainer(trainer, tokenizer, kept)
+    start_loss = measure_start_loss(trainer)
+    guards.check_dpo_start(start_loss, START_TOLERANCE[recipe.model.dtype])
+    monitor = build_monitor(config, count, smoke_steps is not None)
+    trainer.add_callback(DpoWatch(monitor))
+    resume = None
+    if smoke_steps is None:
+        resume = prepare_checkpoints(folder / "checkpoints", inputs, force)
+    speed = training.fit(trainer, "DPO", folder, count, resume)
+    return summarise(config, trainer, count, check, monitor) | {
+        "start_loss": start_loss,
+        "tokens_per_second": round(speed, 1),
+    }
+
+
+def count_dpo_steps(
+    config: DpoConfig, pairs: int, smoke_steps: int | None = None
+) -> guards.StepCount:
+    """Steps over this many pairs; a smoke run stops after its own."""
+    count = guards.count_steps(
+        pairs,
+        config.effective_batch,
+        config.per_device_batch,
+        config.epochs,
+        world_size=guards.world_size(),
+        max_steps=config.max_steps,
+    )
+    if smoke_steps is None:
+        return count
+    return replace(count, total=min(smoke_steps, count.total))
+
+
+def build_monitor(
+    config: DpoConfig, count: guards.StepCount, smoke: bool = False
+) -> guards.DpoMonitor:
+    """The recipe's monitor; a short run is judged from its middle on.
+
+    A smoke run has no no-op alarm: a few steps cannot move anything.
+    """
+    wait = min(config.noop_after_steps, max(5, count.total // 2))
+    noop_margin = 0.0 if smoke else config.noop_margin
+    return guards.DpoMonitor(noop_margin, wait, config.overfit_margin)
+
+
+def measure_pairs(tokenizer: Any, pairs: Sequence[PairRow]) -> list[int]:
+    """Tokens of prompt + longer answer + end token, per pair."""
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        return tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+    chosen = encode([p.prompt + p.chosen for p in pairs])
+    rejected = encode([p.prompt + p.rejected for p in pairs])
+    both = zip(chosen, rejected, strict=True)
+    return [max(len(a), len(b)) + 1 for a, b in both]
+
+
+def build_trainer(
+    recipe: Recipe,
+    config: DpoConfig,
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[PairRow],
+    output_dir: Path,
+    smoke_steps: int | None = None,
+) -> Any:
+    """TRL's DPOTrainer with a fresh LoRA and no reference model."""
+    from datasets import Dataset
+    from trl import DPOConfig
+
+    from helpers import training
+    from helpers.dpo_trainer import TieAwareDPOTrainer
+    from helpers.models import pick_device
+
+    count = count_dpo_steps(config, len(pairs), smoke_steps)
+    arguments = DPOConfig(
+        **training.build_arguments(
+            recipe,
+            config,
+            count,
+            pick_device(recipe),
+            output_dir,
+            smoke=smoke_steps is not None,
+        ),
+        beta=config.beta,
+        precompute_ref_log_probs=config.precompute_ref_log_probs,
+    )
+    data = [
+        {
+            "prompt": training.undouble_bos(tokenizer, pair.prompt),
+            "chosen": pair.chosen,
+            "rejected": pair.rejected,
+        }
+        for pair in pairs
+    ]
+    with training.quiet_setup():
+        return TieAwareDPOTrainer(
+            model=model,
+            ref_model=None,
+            args=arguments,
+            train_dataset=Dataset.from_list(data),
+            processing_class=tokenizer,
+            peft_config=training.build_lora(config.lora),
+        )
+
+
+def check_trainer(
+    trainer: Any, tokenizer: Any, pairs: Sequence[PairRow]
+) -> None:
+    """Compare the trainer's tokens with those that sampling feeds."""
+    from helpers import training
+
+    prompts = [training.encode_prompt(tokenizer, p.prompt) for p in pairs]
+    documents = []
+    for row in trainer.train_dataset:
+        for answer in (row["chosen_ids"], row["rejected_ids"]):
+            hidden = [-100] * len(row["prompt_ids"])
+            documents.append((row["prompt_ids"] + answer, hidden + answer))
+    training.check_supervision(documents, prompts, tokenizer)
+
+
+def summarise(
+    config: DpoConfig,
+    trainer: Any,
+    count: guards.StepCount,
+    check: guards.PairCheck,
+    monitor: guards.DpoMonitor,
+) -> dict[str, Any]:
+    """What the stage measured."""
+    history = trainer.state.log_history
+    steps = [entry for entry in history if "rewards/margins" in entry]
+    losses = read_losses(history)
+    travel = guards.sum_learning_rates(
+        config.learning_rate,
+        count.total,
+        config.warmup_ratio,
+        config.lr_scheduler,
+    )
+    return {
+        "pairs": count.rows,
+        "pairs_identical": check.identical,
+        "pairs_empty": check.empty,
+        "pairs_too_long": check.too_long,
+        "effective_batch": count.effective_batch,
+        "steps_per_epoch": count.per_epoch,
+        "steps": count.total,
+        "floor_steps": count.floor_total,
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "margin": monitor.mean_margin,
+        "accuracy": steps[-1]["rewards/accuracies"],
+        "first_tie_fraction": steps[0]["tie_fraction"],
+        "tie_fraction": steps[-1]["tie_fraction"],
+        "noop": monitor.is_noop,
+        "overfit": monitor.is_overfit,
+        "sum_learning_rates": travel,
+    }
+
+
+if __name__ == "__main__":
+    from helpers.cli import main_stage
+
+    main_stage("dpo")

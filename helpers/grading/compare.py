@@ -1,0 +1,364 @@
+"""Compare two answers by shape: scalars, lists, sets, tuples, relations.
+
+Every function returns (verdict, reason); the verdict is None when only
+math-verify might tell. A shape that cannot match is refused here, so that
+brackets, arity and units are never lost on the way to a symbolic comparison.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from helpers.grading.exact import parse_number
+from helpers.grading.lexer import ReadError
+from helpers.grading.normalize import CLOSE, OPEN, canonical
+from helpers.grading.probe import equal_nodes, equal_relations
+from helpers.grading.reader import Node, contains, read, symbols
+from helpers.grading.relations import (
+    chain_value,
+    compare_relations,
+    definition_value,
+)
+from helpers.grading.solutions import infinite_sign, same_pieces, to_pieces
+from helpers.grading.structure import Value, parse_value
+from helpers.grading.units import split_unit, units_clash
+
+Result = tuple[bool | None, str]
+MAX_MATCH = 60
+_SET_KINDS = {"interval", "union", "minus", "reals", "empty"}
+
+
+def compare_values(gold: Value, predicted: Value, depth: int = 0) -> Result:
+    """Compare two shaped answers."""
+    if depth > 8:
+        return False, "nested too deeply"
+    if canonical(gold.text) == canonical(predicted.text) and gold.text:
+        return True, "exact string"
+    kinds = {gold.kind, predicted.kind}
+    if kinds == {"scalar"}:
+        return compare_scalars(gold.text, predicted.text)
+    if kinds == {"relation"}:
+        return compare_relations(gold, predicted, compare_values)
+    if kinds & _SET_KINDS or (
+        "relation" in kinds and kinds & {"tuple", "set"}
+    ):
+        result = _compare_solutions(gold, predicted)
+        if result is not None:
+            return result
+    if "relation" in kinds:
+        return _compare_with_relation(gold, predicted, depth)
+    if "ratio" in kinds:
+        return _compare_ratios(gold, predicted, depth)
+    if "matrix" in kinds:
+        return _compare_matrices(gold, predicted, depth)
+    return _compare_collections(gold, predicted, depth)
+
+
+def _compare_solutions(gold: Value, predicted: Value) -> Result | None:
+    if {gold.kind, predicted.kind} == {"tuple"}:
+        return None
+    one, two = to_pieces(gold), to_pieces(predicted)
+    if one is None or two is None:
+        single = {gold.kind, predicted.kind} & {"scalar", "list", "set"}
+        both_sets = {gold.kind, predicted.kind} <= _SET_KINDS
+        if single and not both_sets and "minus" not in (
+            gold.kind, predicted.kind
+        ):  # fmt: skip
+            return _interval_as_tuple(gold, predicted)
+        return None, "set"
+    same = same_pieces(one, two)
+    return same, "set" if same else "different set"
+
+
+def _interval_as_tuple(gold: Value, predicted: Value) -> Result | None:
+    """An answer like (0, oo) against a bare list, or a set against R."""
+    if "scalar" in (gold.kind, predicted.kind):
+        scalar = gold if gold.kind == "scalar" else predicted
+        readable = re.search(r"\d|\\infty|^[A-Za-z]$", scalar.text)
+        return (False, "a set and a number") if readable else (None, "set")
+    return False, "a different form"
+
+
+def _compare_with_relation(
+    gold: Value, predicted: Value, depth: int
+) -> Result:
+    """One side is a relation, the other is not: take its value."""
+    relation = gold if gold.kind == "relation" else predicted
+    value = definition_value(relation) or chain_value(relation)
+    if value is None:
+        return False, "an equation and a value"
+    if relation is gold:
+        return compare_values(value, predicted, depth + 1)
+    return compare_values(gold, value, depth + 1)
+
+
+def _compare_ratios(gold: Value, predicted: Value, depth: int) -> Result:
+    left, right = _as_quotient(gold), _as_quotient(predicted)
+    if left is not None and right is not None:
+        return compare_scalars(left, right)
+    if gold.kind == predicted.kind and len(gold.items) == len(predicted.items):
+        return _in_order(gold.items, predicted.items, depth)
+    return False, "a different form"
+
+
+def _as_quotient(value: Value) -> str | None:
+    if value.kind == "scalar":
+        return value.text
+    if value.kind == "ratio" and len(value.items) == 2:
+        return "({})/({})".format(*(v.text for v in value.items))
+    return None
+
+
+def _compare_matrices(gold: Value, predicted: Value, depth: int) -> Result:
+    if gold.kind != predicted.kind:
+        left, right = _as_rows(gold), _as_rows(predicted)
+        if left is None or right is None:
+            other = predicted if gold.kind == "matrix" else gold
+            known = other.kind != "scalar" or parse_number(other.text)
+            return (False, "a matrix and no matrix") if known else (None, "")
+    else:
+        left, right = gold.items, predicted.items
+    if [len(r.items) for r in left] != [len(r.items) for r in right]:
+        return False, "different size"
+    return _in_order(
+        [c for row in left for c in row.items],
+        [c for row in right for c in row.items],
+        depth,
+    )
+
+
+def _as_rows(value: Value) -> list[Value] | None:
+    """Read a tuple as a column and a list of lists as a matrix."""
+    if value.kind == "matrix":
+        if all(len(row.items) == 1 for row in value.items):
+            return value.items
+        if len(value.items) == 1:
+            return [Value("tuple", "", [c]) for c in value.items[0].items]
+        return value.items
+    if value.kind not in ("tuple", "interval"):
+        return None
+    if all(v.kind in ("tuple", "interval") for v in value.items):
+        return value.items
+    return [Value("tuple", "", [v]) for v in value.items]
+
+
+def _in_order(left: list[Value], right: list[Value], depth: int) -> Result:
+    if len(left) != len(right):
+        return False, "a different number of parts"
+    unknown = False
+    for one, two in zip(left, right, strict=True):
+        same, _ = compare_values(one, two, depth + 1)
+        if same is False:
+            return False, "different parts"
+        unknown |= same is None
+    return (None, "") if unknown else (True, "tuple")
+
+
+def _compare_collections(gold: Value, predicted: Value, depth: int) -> Result:
+    left, right = _parts(gold), _parts(predicted)
+    assigned = _assignment(gold, predicted, depth)
+    if assigned is not None:
+        return assigned
+    kinds = {gold.kind, predicted.kind}
+    if "tuple" in kinds:
+        if "set" in kinds or "scalar" in kinds:
+            lone = gold if gold.kind == "tuple" else predicted
+            other = predicted if lone is gold else gold
+            if len(_parts(other)) == 1 and other.kind == "set":
+                return compare_values(lone, other.items[0], depth + 1)
+            return False, "a different form"
+        if kinds == {"tuple", "list"}:
+            if any(v.kind == "tuple" for v in left) != any(
+                v.kind == "tuple" for v in right
+            ):
+                return False, "a different form"
+        return _in_order(left, right, depth)
+    if len(left) != len(right) and "set" not in kinds:
+        return False, "a different number of answers"
+    if max(len(left), len(right)) > MAX_MATCH:
+        return (False, "too many parts to compare")
+    return _any_order(left, right, depth, dedupe="set" in kinds)
+
+
+def _parts(value: Value) -> list[Value]:
+    return [value] if value.kind == "scalar" else value.items
+
+
+def _assignment(gold: Value, predicted: Value, depth: int) -> Result | None:
+    """Compare ``x = 1, y = 2`` with ``(1, 2)``: values in named order."""
+    lists = [_parts(gold), _parts(predicted)]
+    named = [
+        len(items) > 1
+        and all(v.kind == "relation" and v.marks == ["="] for v in items)
+        for items in lists
+    ]
+    if named[0] == named[1]:
+        return None
+    items = lists[0] if named[0] else lists[1]
+    names = [canonical(v.items[0].text) for v in items]
+    if len(set(names)) != len(names):
+        return None
+    if all(re.fullmatch(r"[A-Za-z]", n) for n in names):
+        by_name = sorted(zip(names, items, strict=True), key=lambda p: p[0])
+        orders = [items, [v for _, v in by_name]]
+    else:
+        orders = [items]
+    other = lists[1] if named[0] else lists[0]
+    for order in orders:
+        values = [definition_value(v) or v for v in order]
+        pair = (values, other) if named[0] else (other, values)
+        same, _ = _in_order(*pair, depth)
+        if same:
+            return True, "values in order"
+    return False, "different values"
+
+
+def _any_order(
+    left: list[Value], right: list[Value], depth: int, dedupe: bool
+) -> Result:
+    unknown = False
+    table: list[list[bool]] = []
+    for one in left:
+        row = []
+        for two in right:
+            same, _ = compare_values(one, two, depth + 1)
+            unknown |= same is None
+            row.append(bool(same))
+        table.append(row)
+    if dedupe:
+        done = all(map(any, table)) and all(
+            any(row[j] for row in table) for j in range(len(right))
+        )
+    else:
+        done = _pair_up(table)
+    if done and left and right:
+        return True, "set"
+    return (None, "") if unknown else (False, "different set")
+
+
+def _pair_up(table: list[list[bool]]) -> bool:
+    """Match equal items one to one (equality is transitive: greedy works)."""
+    used: set[int] = set()
+    for row in table:
+        free = [j for j, same in enumerate(row) if same and j not in used]
+        if not free:
+            return False
+        used.add(free[0])
+    return True
+
+
+def compare_scalars(gold: str, predicted: str) -> Result:
+    """Compare two scalars with their units."""
+    left, right = split_unit(gold), split_unit(predicted)
+    if units_clash(left.unit, right.unit):
+        return False, "a different unit"
+    if infinite_sign(left.core) or infinite_sign(right.core):
+        same = infinite_sign(left.core) == infinite_sign(right.core)
+        return same, "infinity" if same else "different value"
+    one, two = _plain(left.core), _plain(right.core)
+    if one is not None and two is not None:
+        return _compare_numbers(one, two, left.scale, right.scale)
+    if OPEN in left.core or OPEN in right.core:
+        return _compare_words(left.core, right.core)
+    try:
+        nodes = read(left.core), read(right.core)
+    except ReadError:
+        return _compare_unreadable(left.core, right.core)
+    if left.scale != 1 or right.scale != 1:
+        nodes = _scaled(nodes[0], left.scale), _scaled(nodes[1], right.scale)
+    return compare_nodes(*nodes)
+
+
+def _scaled(node: Node, scale: int) -> Node:
+    return ("mul", [node, ("num", Fraction(scale))])
+
+
+def _plain(text: str) -> tuple[Fraction, bool] | None:
+    percent = text.endswith("%")
+    value = parse_number(text[:-1].strip() if percent else text)
+    return None if value is None else (value, percent)
+
+
+def _compare_numbers(
+    gold: tuple[Fraction, bool],
+    predicted: tuple[Fraction, bool],
+    gold_scale: int,
+    predicted_scale: int,
+) -> Result:
+    """Compare exact numbers; p% is p/100, or p beside a bare number."""
+    one, two = gold[0] * gold_scale, predicted[0] * predicted_scale
+    if gold[1] == predicted[1]:
+        return one == two, "number" if one == two else "different number"
+    percent = one if gold[1] else two
+    bare = two if gold[1] else one
+    if percent / 100 == bare or (percent == bare and abs(bare) >= 1):
+        return True, "number (percent)"
+    return False, "different number"
+
+
+def _compare_words(gold: str, predicted: str) -> Result:
+    one, two = plain_words(gold), plain_words(predicted)
+    if one and one == two:
+        return True, "same words"
+    return False, "different words"
+
+
+def plain_words(text: str) -> str:
+    """Return a text answer without case, marks and outer punctuation."""
+    text = text.replace(OPEN, " ").replace(CLOSE, " ").lower()
+    text = re.sub(r"[\s{}$\\]+", " ", text).strip(" .,;:!\"'`*")
+    return re.sub(r"^(?:the|an?) ", "", text)
+
+
+def _compare_unreadable(gold: str, predicted: str) -> Result:
+    if plain_words(gold) == plain_words(predicted) and re.search(
+        r"[a-z]{2}", plain_words(gold)
+    ):
+        return True, "same words"
+    wordy = [
+        re.search(r"[A-Za-z]{4}", re.sub(r"\\[A-Za-z]+", " ", t))
+        for t in (gold, predicted)
+    ]
+    if all(wordy):
+        return False, "different words"
+    return None, "not readable"
+
+
+def compare_nodes(gold: Node, predicted: Node) -> Result:
+    """Compare by evaluation, under each reading that the notation allows."""
+    predicted = _match_constant(gold, predicted)
+    readings: list[dict[str, bool]] = [{}]
+    both = (gold, predicted)
+    if any(contains(n, "deg") for n in both):
+        readings.append({"radians": True})
+    if any(contains(n, "call", "log") for n in both):
+        readings.append({"decimal_log": True})
+    unknown = False
+    for reading in readings:
+        same = equal_nodes(gold, predicted, **reading)
+        if same:
+            return True, "same value"
+        unknown |= same is None
+    return (None, "") if unknown else (False, "different value")
+
+
+def _match_constant(gold: Node, predicted: Node) -> Node:
+    """Rename the constant of integration c to the C of the reference."""
+    ours, theirs = symbols(predicted), symbols(gold)
+    for small, large in (("c", "C"), ("C", "c"), ("k", "C"), ("K", "C")):
+        lone = small in ours - theirs and large in theirs - ours
+        if lone and predicted[0] == gold[0] == "add":
+            if ("sym", small) in predicted[1] and ("sym", large) in gold[1]:
+                return (
+                    "add",
+                    [
+                        ("sym", large) if p == ("sym", small) else p
+                        for p in predicted[1]
+                    ],
+                )
+    return predicted
+
+
+__all__ = ["compare_nodes", "compare_scalars", "compare_values",
+           "equal_relations", "parse_value", "plain_words"]  # fmt: skip

@@ -1,0 +1,106 @@
+"""Plain numbers, exactly: what a string says as a fraction, or None.
+
+No floats: ``9007199254740993`` is not ``9007199254740992`` and ``0.333`` is
+not one third.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+MAX_DIGITS = 2_000
+MAX_EXPONENT = 1_000
+
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)"
+_DECIMAL = rf"(?:{_DIGITS}(?:\.\d*)?|\.\d+)"
+_PLAIN = re.compile(_DECIMAL)
+_SCIENTIFIC = re.compile(
+    rf"({_DECIMAL})\s*\*\s*10\s*\^\s*\{{?\s*([+-]?\s*\d{{1,4}})\s*\}}?"
+)
+_E_NOTATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d{1,4})")
+_SLASH = re.compile(rf"({_DECIMAL})\s*/\s*({_DECIMAL})")
+_ARG = r"(?:\{\s*([+-]?[\d.,]+)\s*\}|\s*(\d))"
+_FRAC = re.compile(rf"\\frac\s*{_ARG}\s*{_ARG}")
+_MIXED = re.compile(r"(\d+)\s+(\d+)\s*/\s*(\d+)")
+_MIXED_FRAC = re.compile(rf"(\d+)\s*\\frac\s*{_ARG}\s*{_ARG}")
+_REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
+
+
+def to_fraction(decimal: str) -> Fraction | None:
+    """Return a decimal numeral with thousands separators as a Fraction."""
+    digits = decimal.replace(",", "").replace(" ", "")
+    if digits.endswith("."):
+        digits = digits[:-1]
+    if not digits or len(digits) > MAX_DIGITS:
+        return None
+    return Fraction(digits)
+
+
+def _quotient(top: Fraction | None, low: Fraction | None) -> Fraction | None:
+    return None if top is None or not low else top / low
+
+
+def _parts(found: re.Match[str]) -> list[str]:
+    return [group for group in found.groups() if group is not None]
+
+
+def _unsigned(text: str) -> Fraction | None:
+    if _PLAIN.fullmatch(text):
+        return to_fraction(text)
+    if found := _SCIENTIFIC.fullmatch(text) or _E_NOTATION.fullmatch(text):
+        mantissa = to_fraction(found[1])
+        power = int(found[2].replace(" ", ""))
+        if mantissa is None or abs(power) > MAX_EXPONENT:
+            return None
+        return mantissa * Fraction(10) ** power
+    if found := _MIXED.fullmatch(text):
+        part = _quotient(to_fraction(found[2]), to_fraction(found[3]))
+        return None if part is None else Fraction(found[1]) + part
+    if found := _SLASH.fullmatch(text):
+        return _quotient(to_fraction(found[1]), to_fraction(found[2]))
+    if found := _FRAC.fullmatch(text):
+        return _quotient(*map(_signed, _parts(found)))
+    if found := _MIXED_FRAC.fullmatch(text):
+        whole, top, low = _parts(found)
+        part = _quotient(_signed(top), _signed(low))
+        if part is None or part < 0 or len(whole) > MAX_DIGITS:
+            return None
+        return Fraction(whole) + part
+    if found := _REPEATING.fullmatch(text):
+        return _repeating(found[1] or "0", found[2], found[3])
+    return None
+
+
+def _repeating(whole: str, fixed: str, cycle: str) -> Fraction | None:
+    if len(whole) + len(fixed) + len(cycle) > MAX_DIGITS:
+        return None
+    tail = Fraction(int(cycle), 10 ** len(cycle) - 1)
+    head = Fraction(int(whole + fixed))
+    return (head + tail) / 10 ** len(fixed)
+
+
+def _signed(text: str) -> Fraction | None:
+    text = text.strip()
+    if text[:1] in "+-":
+        value = _unsigned(text[1:].strip())
+        return -value if value is not None and text[0] == "-" else value
+    return _unsigned(text)
+
+
+def parse_number(text: str) -> Fraction | None:
+    """Return the exact value of a plain number, or None.
+
+    Args:
+        text: a cleaned answer (see ``normalize.clean``). Understood are
+            signs, decimals, thousands separators in groups of three,
+            ``a/b``, ``\\frac{a}{b}``, mixed numbers, ``a*10^{b}``, ``1.2e6``
+            and repeating decimals.
+    """
+    if len(text) > 2 * MAX_DIGITS or not any(c.isdigit() for c in text):
+        return None
+    if text.startswith("{") and text.endswith("}"):
+        inner = text[1:-1]
+        if "{" not in inner and "}" not in inner:
+            text = inner
+    return _signed(text)

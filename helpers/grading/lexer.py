@@ -1,0 +1,81 @@
+"""The words the reader knows, and how text becomes tokens."""
+
+from __future__ import annotations
+
+import re
+
+MAX_TOKENS = 8_000
+
+
+class ReadError(ValueError):
+    """The text is not an expression this reader knows."""
+
+
+ALIASES = {
+    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "acot": "arccot",
+    "asec": "arcsec", "acsc": "arccsc", "abs": "abs", "Abs": "abs",
+    "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh",
+    "arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh",
+    "ceil": "ceil", "ceiling": "ceil", "floor": "floor", "cbrt": "cbrt",
+    "factorial": "factorial", "binomial": "binom", "cosec": "csc",
+    "sign": "sgn",
+}  # fmt: skip
+FUNCTIONS = {
+    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan",
+    "arccot", "arcsec", "arccsc", "sinh", "cosh", "tanh", "coth", "sech",
+    "csch", "arcsinh", "arccosh", "arctanh", "ln", "log", "lg", "exp", "sqrt",
+    "sgn", "gcd", "lcm", "max", "min",
+} | set(ALIASES)  # fmt: skip
+INVERSE = {"sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"}
+CONSTANTS = {"pi": "pi", "infty": "oo", "infinity": "oo", "oo": "oo",
+              "inf": "oo", "Infinity": "oo"}  # fmt: skip
+GREEK = {
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta",
+    "iota", "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau",
+    "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta",
+    "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega", "ell", "hbar",
+}  # fmt: skip
+_WORDS = sorted(
+    (FUNCTIONS | set(CONSTANTS) | GREEK) - {"nu", "xi", "mu", "eta", "inf"},
+    key=len,
+    reverse=True,
+)
+OPAQUE = {"f", "g", "h"}
+_TOKEN = re.compile(
+    r"\s*(?:(?P<num>\d+(?:,\d{3}(?!\d))+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+    r"|\\(?P<cmd>[a-zA-Z]+)|(?P<word>[A-Za-z]+)"
+    r"|(?P<op>[-+*/^_(){}\[\]|!,%'=<>]))"
+)
+
+
+def tokenize(text: str) -> list[tuple[str, str]]:
+    """Split cleaned text into ("num" | "cmd" | "name" | "op", text)."""
+    tokens: list[tuple[str, str]] = []
+    position, end = 0, len(text.rstrip())
+    while position < end:
+        found = _TOKEN.match(text, position)
+        if found is None or len(tokens) > MAX_TOKENS:
+            raise ReadError(f"cannot read {text[position : position + 10]!r}")
+        position = found.end()
+        kind = found.lastgroup or ""
+        if kind == "word":
+            tokens.extend(("name", part) for part in split_word(found[kind]))
+        elif kind == "cmd" and found[kind] in ("vert", "lvert", "rvert"):
+            tokens.append(("op", "|"))
+        else:
+            tokens.append((kind, found[kind]))
+    return tokens
+
+
+def split_word(word: str) -> list[str]:
+    """Split a run of letters into known words and single letters."""
+    parts: list[str] = []
+    while word:
+        known = next((w for w in _WORDS if word.startswith(w)), None)
+        parts.append(known or word[0])
+        word = word[len(parts[-1]) :]
+    if len(parts) > 5 and all(len(p) == 1 for p in parts):
+        raise ReadError("looks like a word")
+    return parts
+
+

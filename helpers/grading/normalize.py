@@ -1,0 +1,266 @@
+"""Turn an answer as people write it into one plain spelling.
+
+Only spelling is changed: unicode, LaTeX sizes and spacing, synonyms of
+commands. Nothing that separates is deleted: braces and the space of a mixed
+number stay, because ``2^n+1`` is not ``2^{n+1}``. Words from ``\\text{...}``
+come out between the marks :data:`OPEN` and :data:`CLOSE`, so that later
+steps can tell words from products of variables.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+OPEN, CLOSE = "⟦", "⟧"
+MAX_LENGTH = 20_000
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_GREEK = {
+    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon",
+    "θ": "theta", "λ": "lambda", "μ": "mu", "π": "pi", "ρ": "rho",
+    "σ": "sigma", "τ": "tau", "φ": "phi", "ϕ": "phi", "ω": "omega",
+    "Δ": "Delta", "Ω": "Omega", "ψ": "psi", "η": "eta", "ξ": "xi",
+}  # fmt: skip
+_UNICODE = {
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ",
+    "✕": r"\times ", "÷": "/", "∕": "/", "⁄": "/", "·": r"\cdot ",
+    "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*", "±": r"\pm ", "∓": r"\mp ",
+    "≤": r"\le ", "⩽": r"\le ", "≦": r"\le ", "≥": r"\ge ", "⩾": r"\ge ",
+    "≧": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∞": r"\infty ",
+    "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ",
+    "∖": r"\setminus ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
+    "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "°": r"^\circ ", "º": r"^\circ ",
+    "∠": r"\angle ", "′": "'", "’": "'", "，": ",", "；": ";", "：": ":",
+    "（": "(", "）": ")", "。": ".", "⟨": "(", "⟩": ")",
+}  # fmt: skip
+_UNICODE.update({k: f"\\{v} " for k, v in _GREEK.items()})
+_UNICODE_TABLE = str.maketrans(_UNICODE)
+
+_SYNONYMS = {
+    "leq": "le", "leqslant": "le", "geq": "ge", "geqslant": "ge", "lt": "lt",
+    "neq": "ne", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac",
+    "dbinom": "binom", "tbinom": "binom", "times": "cdot", "ast": "cdot",
+    "varnothing": "emptyset", "simeq": "approx", "thickapprox": "approx",
+    "backslash": "setminus", "smallsetminus": "setminus", "cupdot": "cup",
+    "bigcup": "cup", "lvert": "vert", "rvert": "vert", "mid": "vert",
+    "arctg": "arctan", "tg": "tan", "ctg": "cot", "degree": "circ",
+    "lbrace": "{", "rbrace": "}", "lbrack": "[", "rbrack": "]",
+    "varphi": "phi", "varepsilon": "epsilon", "vartheta": "theta",
+    "infin": "infty", "land": "wedge", "lor": "vee", "triangle": "Delta",
+}  # fmt: skip
+_DROPPED = {
+    "displaystyle", "textstyle", "scriptstyle", "limits", "nolimits", "left",
+    "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr",
+    "biggl", "biggr", "middle", "therefore", "boldsymbol", "bm", "hfill",
+    "mathstrut", "strut", "hline", "noindent", "centering", "displaylimits",
+}  # fmt: skip
+_SPACES = {"quad", "qquad", "enspace", "space", "thinspace", "medspace"}
+_PLAIN_WRAPPERS = {
+    "mathbf", "mathit", "mathsf", "mathtt", "mathnormal", "vec", "bf",
+    "ensuremath", "mathop", "mathrel", "overrightarrow", "underline", "fbox",
+    "boxed", "hbox ",
+}  # fmt: skip
+_TEXT_WRAPPERS = {
+    "text", "textbf", "textit", "textrm", "textnormal", "textsf", "texttt",
+    "mbox", "hbox", "mathrm", "operatorname", "emph", "textsc", "rm",
+}  # fmt: skip
+_KNOWN_WORDS = {
+    "sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth",
+    "asin", "acos", "atan", "arcsin", "arccos", "arctan", "arccot", "ln",
+    "log", "exp", "gcd", "lcm", "max", "min", "mod", "sqrt", "pi", "sgn",
+    "arcsec", "arccsc", "arsinh", "arcosh", "artanh", "lg", "deg",
+}  # fmt: skip
+_CONNECTORS = {"and", "or", "if", "for", "where", "when", "only"}
+_COMMAND = re.compile(r"\\([a-zA-Z]+)\*?")
+_TRAILING = " \t\n.,;:!。"
+
+
+def match_brace(text: str, start: int) -> int:
+    """Return the index just past the brace group that opens at ``start``.
+
+    Escaped braces (``\\{``) do not count. Returns -1 when it never closes.
+    """
+    depth, i, end = 0, start, len(text)
+    while i < end:
+        char = text[i]
+        if char == "\\":
+            i += 2
+            continue
+        if char == "{":
+            depth += 1
+        elif char == "}":
+            depth -= 1
+            if depth == 0:
+                return i + 1
+        i += 1
+    return -1
+
+
+def fold_unicode(text: str) -> str:
+    """Return the text with unicode maths written in ASCII or LaTeX."""
+    if text.isascii():
+        return text.replace("\x00", "")
+    text = re.sub(
+        r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+",
+        lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}",
+        text,
+    )
+    text = re.sub(
+        r"[₀₁₂₃₄₅₆₇₈₉]+",
+        lambda m: "_{" + m[0].translate(_SUBSCRIPTS) + "}",
+        text,
+    )
+    text = re.sub(
+        r"[¼-¾⅐-⅞]",
+        lambda m: (
+            r"\frac{%s}{%s} "
+            % tuple(unicodedata.normalize("NFKC", m[0]).split("⁄"))
+        ),
+        text,
+    )
+    text = re.sub(r"√\s*(\d+|[a-zA-Z])", r"\\sqrt{\1}", text)
+    text = text.replace("√", r"\sqrt")
+    text = text.translate(_UNICODE_TABLE)
+    text = re.sub("[\u200b-\u200f\u2060\ufeff\ufe0f\x00⟦⟧]", "", text)
+    text = unicodedata.normalize("NFKC", text).translate(_UNICODE_TABLE)
+    return "".join(_ascii_digit(c) for c in text)
+
+
+def _ascii_digit(char: str) -> str:
+    if char.isascii() or not char.isdecimal():
+        return char
+    return str(unicodedata.decimal(char))
+
+
+def _wrapped(text: str, start: int) -> tuple[str, int] | None:
+    """Return the ``{...}`` group at or after ``start`` and its end."""
+    while start < len(text) and text[start] == " ":
+        start += 1
+    if start >= len(text) or text[start] != "{":
+        return None
+    end = match_brace(text, start)
+    return (text[start + 1 : end - 1], end) if end > 0 else None
+
+
+def _text_words(content: str) -> str:
+    words = content.replace("$", "").replace("{", "").replace("}", "").strip()
+    if not words:
+        return " "
+    if words in _KNOWN_WORDS:
+        return f"\\{words} "
+    if not re.search(r"[^\W\d_]", words):
+        return f" {words} "
+    if re.fullmatch(r"[A-Za-z]", words) and words == content:
+        return f"{OPEN}{words}{CLOSE}"
+    if words.lower().strip(" ,") in _CONNECTORS:
+        return f" {words} "
+    # A connector inside a text keeps its role: \text{5 or 7}.
+    if re.search(r"\d", words) or re.match(r"(?:and|or)\b", words):
+        return f" {words} "
+    return f"{OPEN}{words}{CLOSE}"
+
+
+def rewrite_commands(text: str, depth: int = 0) -> str:
+    """Return the text with LaTeX commands in one spelling each."""
+    out: list[str] = []
+    position = 0
+    for found in _COMMAND.finditer(text):
+        if found.start() < position:
+            continue
+        # An escaped backslash (a row break of a matrix) is no command.
+        before = text[position : found.start()]
+        out.append(before)
+        if (len(before) - len(before.rstrip("\\"))) % 2:
+            out.append(found[0])
+            position = found.end()
+            continue
+        piece, position = _rewrite_one(text, found, depth)
+        out.append(piece)
+    out.append(text[position:])
+    return "".join(out)
+
+
+def _rewrite_one(
+    text: str, found: re.Match[str], depth: int
+) -> tuple[str, int]:
+    name, end = found[1], found.end()
+    if name in _DROPPED:
+        if name in {"left", "right"} and text[end : end + 1] == ".":
+            end += 1
+        return " ", end
+    if name in _SPACES:
+        return " ", end
+    if name == "color" or name == "textcolor":
+        group = _wrapped(text, end)
+        return (" ", group[1]) if group else (" ", end)
+    if name in {"phantom", "label", "tag", "hspace", "vspace"}:
+        group = _wrapped(text, end)
+        return (" ", group[1]) if group else (" ", end)
+    if name in _TEXT_WRAPPERS:
+        group = _wrapped(text, end)
+        if group is None:
+            return " ", end
+        content, stop = group
+        if "\\" in content and depth < 20:
+            return rewrite_commands(content, depth + 1), stop
+        if name in {"mathrm", "operatorname"} and len(content.strip()) == 1:
+            return f" {content.strip()}", stop
+        return _text_words(content), stop
+    if name in _PLAIN_WRAPPERS:
+        group = _wrapped(text, end)
+        if group is None or depth >= 20:
+            return " ", end
+        return f"{{{rewrite_commands(group[0], depth + 1)}}}", group[1]
+    return f"\\{_SYNONYMS.get(name, name)} ", end
+
+
+def clean(text: str) -> str:
+    """Return the answer in the spelling the other modules read.
+
+    Args:
+        text: one answer, LaTeX or plain, at most :data:`MAX_LENGTH` long
+            (what is longer is cut, and never equal to anything by value).
+    """
+    text = fold_unicode(text[:MAX_LENGTH])
+    if "\\begin" not in text:
+        text = re.sub(r"\\\\+(?=[a-zA-Z(\[,!;{}])", r"\\", text)
+    text = text.replace("\\$", " $").replace("\\%", "%").replace("\\#", "#")
+    text = re.sub(r"\\[()\[\]](?!\s*\d+(?:pt|em|ex)\])", " ", text)
+    text = re.sub(r"(?<!\\)\\[!]", "", text)
+    text = re.sub(r"(?<!\\)\\[,;:> ]|~", " ", text)
+    text = re.sub(r"\{\s*,\s*\}", ",", text)
+    text = text.replace("&=", "=").replace("\\&", " ")
+    text = rewrite_commands(text)
+    text = re.sub(r"\\lt\b", "<", text)
+    text = re.sub(r"\\gt\b", ">", text)
+    text = text.replace("**", "^").replace("\\cdot", "*")
+    text = re.sub(r"<=|=<", r"\\le ", text)
+    text = re.sub(r">=", r"\\ge ", text)
+    text = re.sub(r"!=(?!=)|=/=", r"\\ne ", text)
+    text = text.replace("\\{", "\\lbr ").replace("\\}", "\\rbr ")
+    return tidy(text)
+
+
+def tidy(text: str) -> str:
+    """Return the text without outer dollars, dots and doubled spaces."""
+    text = re.sub(r"\s+", " ", text).strip()
+    text = re.sub(r"^\$+(?=[^\d.]|\d.*\$$)(.*?)\$+$", r"\1", text)
+    if text.endswith("$") and text.count("$") == 1 and len(text) > 1:
+        text = text[:-1]
+    if not text.endswith("!"):
+        text = text.rstrip(_TRAILING)
+    else:
+        text = text.rstrip(" \t\n")
+    return text.strip()
+
+
+def canonical(cleaned: str) -> str:
+    """Return the form in which two answers are compared as strings."""
+    text = cleaned.replace(OPEN, " ").replace(CLOSE, " ")
+    text = re.sub(r"\s+", " ", text).strip(_TRAILING)
+    # A space stays only where it separates two letters or digits.
+    text = re.sub(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])", "", text)
+    text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
+    return text

@@ -1,0 +1,189 @@
+"""Equations and inequalities: names, definitions, multiples of each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from helpers.grading.lexer import ReadError
+from helpers.grading.normalize import canonical
+from helpers.grading.probe import equal_nodes, equal_relations
+from helpers.grading.reader import Node, read, symbols
+from helpers.grading.solutions import same_pieces, to_pieces
+from helpers.grading.structure import Value
+
+Result = tuple[bool | None, str]
+_FLIP = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+_CONSTANTS = {"e", "i", r"\pi", "pi", "oo", r"\infty"}
+_SYMBOL = re.compile(
+    r"(?:[A-Za-z]|\\[a-zA-Z]+)\s*'*(?:_(?:\w|\{[^{}]*\}))?'*"
+    r"(?:\([^()]*\))?|(?:\\angle|\\Delta|⟦[^⟧]*⟧|[A-Z])[A-Z⟦⟧a-z\s']*"
+    r"|\|[A-Z]{2}\||\\overline\{[A-Z]+\}|[A-Z]{2,}"
+    r"|[A-Za-z]{3,}(?: [A-Za-z]+){0,3}"
+)
+
+
+def is_name(text: str) -> bool:
+    """Say whether the left side of ``name = value`` only names something."""
+    text = canonical(text).strip()
+    if text in _CONSTANTS or not text:
+        return False
+    if _SYMBOL.fullmatch(text):
+        return True
+    if found := re.fullmatch(r"\\frac\{([A-Z]{2})\}\{([A-Z]{2})\}", text):
+        return bool(found)
+    if re.fullmatch(r"[A-Z]{1,2}/[A-Z]{1,2}", text):
+        return True
+    parts = text.split(":")
+    return len(parts) > 1 and all(_SYMBOL.fullmatch(p) for p in parts)
+
+
+def definition_value(value: Value) -> Value | None:
+    """Return what ``x = 5`` or ``f(x) = 2x`` states, else None."""
+    if value.kind != "relation" or set(value.marks) != {"="}:
+        return None
+    first = value.items[0]
+    if first.kind == "tuple":
+        plain = all(is_name(v.text) for v in first.items)
+        return value.items[1] if plain and len(value.items) == 2 else None
+    if first.kind != "scalar" or not is_name(first.text):
+        return None
+    rest = value.items[1:]
+    if len(rest) > 1 and not _all_equal([v.text for v in rest]):
+        return None
+    last = rest[-1]
+    name = canonical(first.text)
+    if last.kind == "scalar" and _uses(name, last.text):
+        return None
+    return Value("ratio", last.text, last.items) if (
+        last.kind == "ratio"
+    ) else _reshape(last)
+
+
+def _reshape(value: Value) -> Value:
+    from helpers.grading.structure import parse_value
+
+    return parse_value(value.text) if value.kind == "scalar" else value
+
+
+def _uses(name: str, text: str) -> bool:
+    """Say whether a one-letter name occurs on the right-hand side."""
+    if not re.fullmatch(r"[A-Za-z]", name):
+        return False
+    try:
+        return name in symbols(read(text))
+    except ReadError:
+        return False
+
+
+def chain_value(value: Value) -> Value | None:
+    """Return the last part of a true chain such as ``\\sqrt{4} = 2``.
+
+    ``5 = 5`` or ``7 = 5`` is no way to give an answer.
+    """
+    if set(value.marks) != {"="} or any(
+        v.kind != "scalar" for v in value.items
+    ):
+        return None
+    texts = [v.text for v in value.items]
+    if re.fullmatch(r"[-+$]?[\d.,\s]+%?", texts[0]):
+        return None
+    if len({canonical(t) for t in texts}) == 1:
+        return None
+    if not _all_equal(texts):
+        return None
+    return _reshape(value.items[-1])
+
+
+def _all_equal(texts: list[str]) -> bool:
+    try:
+        nodes = [read(t) for t in texts]
+    except ReadError:
+        return False
+    return all(equal_nodes(nodes[0], n) for n in nodes[1:])
+
+
+def compare_relations(
+    gold: Value,
+    predicted: Value,
+    compare: Callable[[Value, Value, int], Result],
+) -> Result:
+    """Compare two relations: as sets, part by part, or as multiples."""
+    one, two = definition_value(gold), definition_value(predicted)
+    if one is not None and two is not None:
+        same_name = canonical(gold.items[0].text) == canonical(
+            predicted.items[0].text
+        )
+        if same_name:
+            return compare(one, two, 1)
+    inequality = any(m != "=" for m in gold.marks + predicted.marks)
+    if inequality:
+        left, right = to_pieces(gold), to_pieces(predicted)
+        if left is not None and right is not None and _same_variable(
+            gold, predicted
+        ):
+            same = same_pieces(left, right)
+            if same is not None:
+                return same, "set" if same else "different set"
+    if _part_by_part(gold, predicted, compare):
+        return True, "same parts"
+    if len(gold.items) == len(predicted.items) == 2:
+        return _compare_multiples(gold, predicted)
+    return False, "different relation"
+
+
+def _same_variable(gold: Value, predicted: Value) -> bool:
+    def names(value: Value) -> set[str]:
+        return {
+            canonical(v.text)
+            for v in value.items
+            if not re.search(r"\d", v.text) and is_name(v.text)
+        }
+
+    return bool(names(gold) & names(predicted))
+
+
+def _part_by_part(
+    gold: Value,
+    predicted: Value,
+    compare: Callable[[Value, Value, int], Result],
+) -> bool:
+    if len(gold.items) != len(predicted.items):
+        return False
+    turned = [_FLIP.get(m, m) for m in predicted.marks[::-1]]
+    for items, marks in (
+        (predicted.items, predicted.marks),
+        (predicted.items[::-1], turned),
+    ):
+        if marks == gold.marks and all(
+            compare(a, b, 2)[0]
+            for a, b in zip(gold.items, items, strict=True)
+        ):
+            return True
+    return False
+
+
+def _compare_multiples(gold: Value, predicted: Value) -> Result:
+    marks = [gold.marks[0], predicted.marks[0]]
+    try:
+        sides = [
+            [read(v.text) for v in value.items] for value in (gold, predicted)
+        ]
+    except ReadError:
+        return None, "not readable"
+    for i, mark in enumerate(marks):
+        if mark in (">", ">="):
+            sides[i].reverse()
+            marks[i] = _FLIP[mark]
+    if marks[0] != marks[1]:
+        return False, "a different relation"
+    left, right = _pair(sides[0]), _pair(sides[1])
+    directed = marks[0] in ("<", "<=")
+    same = equal_relations(left, right, directed)
+    if same is None:
+        return False, "different relation"
+    return same, "same relation" if same else "different relation"
+
+
+def _pair(sides: list[Node]) -> tuple[Node, Node]:
+    return sides[0], sides[1]

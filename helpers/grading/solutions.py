@@ -1,0 +1,231 @@
+"""Sets of real numbers: intervals, inequalities, unions, single points."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from helpers.grading.evaluate import Evaluator, OutOfDomain, Settings, TooLarge
+from helpers.grading.lexer import ReadError
+from helpers.grading.probe import equal_nodes
+from helpers.grading.reader import read, symbols
+from helpers.grading.structure import Value
+
+_INFINITE = re.compile(r"([-+]?)\s*(?:\\infty|oo|infinity|inf)", re.I)
+
+
+class Piece(NamedTuple):
+    """One interval; a point has twice the same end, both closed."""
+
+    low: str
+    low_closed: bool
+    high: str
+    high_closed: bool
+
+
+REALS = [Piece("-oo", False, "oo", False)]
+
+
+def infinite_sign(text: str) -> int:
+    """Return +1 or -1 for plus or minus infinity, else 0."""
+    found = _INFINITE.fullmatch(text.strip())
+    if found is None:
+        return 0
+    return -1 if found[1] == "-" else 1
+
+
+def same_text_value(one: str, two: str) -> bool | None:
+    """Compare two ends; None when they cannot be read."""
+    if infinite_sign(one) or infinite_sign(two):
+        return infinite_sign(one) == infinite_sign(two)
+    try:
+        return equal_nodes(read(one), read(two))
+    except ReadError:
+        return None if one.replace(" ", "") != two.replace(" ", "") else True
+
+
+def to_pieces(value: Value) -> list[Piece] | None:
+    """Return a value as intervals, or None when it is not such a set."""
+    if value.kind == "reals":
+        return list(REALS)
+    if value.kind == "empty":
+        return []
+    if value.kind in ("interval", "tuple") and len(value.items) == 2:
+        if any(v.kind != "scalar" for v in value.items):
+            return None
+        low, high = (v.text for v in value.items)
+        return [
+            Piece(low, value.marks[0] == "[", high, value.marks[1] == "]")
+        ]
+    if value.kind == "set":
+        if any(v.kind != "scalar" for v in value.items):
+            return None
+        return [Piece(v.text, True, v.text, True) for v in value.items]
+    if value.kind == "relation":
+        return _from_relation(value)
+    if value.kind == "union":
+        parts = [to_pieces(v) for v in value.items]
+        if any(p is None for p in parts) or not _one_variable(value.items):
+            return None
+        return [piece for part in parts if part for piece in part]
+    if value.kind == "minus":
+        return _without_points(*map(to_pieces, value.items))
+    return None
+
+
+def _one_variable(values: list[Value]) -> bool:
+    names = set()
+    for value in values:
+        if value.kind == "relation":
+            middle = 1 if len(value.items) == 3 else 0
+            sides = [v.text for v in value.items]
+            name = sides[middle]
+            if len(sides) == 2 and not _is_variable(name):
+                name = sides[1]
+            names.add(name.replace(" ", ""))
+    return len(names) <= 1
+
+
+def _is_variable(text: str) -> bool:
+    return bool(
+        re.fullmatch(
+            r"(?:[A-Za-z]|\\[a-z]+)\s*(?:_\s*(?:\w|\{\w+\}))?"
+            r"\s*(?:\(\s*[a-z]\s*\))?",
+            text.strip(),
+        )
+    ) and text.strip() not in ("e", "i", r"\pi", r"\infty")
+
+
+def _from_relation(value: Value) -> list[Piece] | None:
+    sides = [v.text for v in value.items]
+    marks = value.marks
+    if any(v.kind != "scalar" for v in value.items):
+        return None
+    if len(sides) == 3:
+        if not _is_variable(sides[1]):
+            return None
+        if all(m in ("<", "<=") for m in marks):
+            low, high = sides[0], sides[2]
+        elif all(m in (">", ">=") for m in marks):
+            low, high, marks = sides[2], sides[0], marks[::-1]
+        else:
+            return None
+        return [Piece(low, "=" in marks[0], high, "=" in marks[1])]
+    if len(sides) != 2:
+        return None
+    left, right, mark = sides[0], sides[1], marks[0]
+    if not _is_variable(left):
+        if not _is_variable(right):
+            return None
+        left, right = right, left
+        mark = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}.get(mark, mark)
+    if left.replace(" ", "") in right.replace(" ", ""):
+        return None
+    if mark == "=":
+        return [Piece(right, True, right, True)]
+    if mark == "!=":
+        return [
+            Piece("-oo", False, right, False),
+            Piece(right, False, "oo", False),
+        ]
+    if "<" in mark:
+        return [Piece("-oo", False, right, "=" in mark)]
+    return [Piece(right, "=" in mark, "oo", False)]
+
+
+def _without_points(
+    whole: list[Piece] | None, points: list[Piece] | None
+) -> list[Piece] | None:
+    if whole is None or points is None:
+        return None
+    for point in points:
+        if point.low != point.high or not _number(point.low):
+            return None
+        whole = [p for piece in whole for p in _cut(piece, point.low)]
+    return whole
+
+
+def _cut(piece: Piece, at: str) -> list[Piece]:
+    ends = _number(piece.low), _number(piece.high), _number(at)
+    if None in ends:
+        return [piece]
+    low, high, middle = (e[0] for e in ends if e is not None)
+    if not low < middle < high:
+        return [piece]
+    return [
+        Piece(piece.low, piece.low_closed, at, False),
+        Piece(at, False, piece.high, piece.high_closed),
+    ]
+
+
+def _number(text: str) -> tuple[Any] | None:
+    """Return a one-tuple with the value of a constant end."""
+    if sign := infinite_sign(text):
+        return (sign * float("inf"),)
+    try:
+        node = read(text)
+        if symbols(node):
+            return None
+        ev = Evaluator(Settings(point={}), 30)
+        return (float(ev.inexact(ev.value(node))),)
+    except (ReadError, OutOfDomain, TooLarge, OverflowError):
+        return None
+
+
+def tidy_pieces(pieces: list[Piece]) -> list[Piece] | None:
+    """Sort intervals and join those that touch; None if ends are unknown."""
+    keyed = []
+    for piece in pieces:
+        low, high = _number(piece.low), _number(piece.high)
+        if low is None or high is None:
+            return pieces if len(pieces) == 1 else None
+        if low[0] > high[0]:
+            return None
+        if low[0] == high[0] and not (piece.low_closed and piece.high_closed):
+            continue
+        keyed.append((low[0], not piece.low_closed, high[0], piece))
+    keyed.sort(key=lambda k: k[:3])
+    joined: list[Piece] = []
+    for _, _, _, piece in keyed:
+        if joined and (merged := _merge(joined[-1], piece)):
+            joined[-1] = merged
+        else:
+            joined.append(piece)
+    return joined
+
+
+def _merge(one: Piece, two: Piece) -> Piece | None:
+    """Join two sorted intervals when nothing lies between them."""
+    end, start = _number(one.high), _number(two.low)
+    if end is None or start is None:
+        return None
+    if end[0] < start[0]:
+        return None
+    if end[0] == start[0] and not (one.high_closed or two.low_closed):
+        return None
+    other = _number(two.high)
+    if other is not None and (
+        other[0] > end[0] or (other[0] == end[0] and two.high_closed)
+    ):
+        return Piece(one.low, one.low_closed, two.high, two.high_closed)
+    return one
+
+
+def same_pieces(one: list[Piece], two: list[Piece]) -> bool | None:
+    """Compare two unions of intervals end by end; None when unreadable."""
+    left, right = tidy_pieces(one), tidy_pieces(two)
+    if left is None or right is None:
+        left, right = one, two
+    if len(left) != len(right):
+        return False
+    unknown = False
+    for a, b in zip(left, right, strict=True):
+        closed = (a.low_closed, a.high_closed) == (b.low_closed, b.high_closed)
+        if not closed:
+            return False
+        for x, y in ((a.low, b.low), (a.high, b.high)):
+            same = same_text_value(x, y)
+            if same is False:
+                return False
+            unknown |= same is None
+    return None if unknown else True

@@ -1,0 +1,307 @@
+"""See the shape of an answer: number, list, tuple, interval, relation …"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from itertools import product
+
+from helpers.grading.normalize import CLOSE, OPEN
+
+MAX_ITEMS = 200
+_OPENERS = {"(": ")", "[": "]", "{": "}", r"\lbr": r"\rbr"}
+_STEP = re.compile(
+    r"\\lbr\b|\\rbr\b|\\begin ?\{(\w+)\}|\\end ?\{(\w+)\}|\\[a-zA-Z]+|"
+    r"(?<![A-Za-z\\])(?:and|or)(?![a-z])|⟦[^⟧]*⟧|.",
+    re.S,
+)
+RELATIONS = {
+    "=": "=", "<": "<", ">": ">", r"\le": "<=", r"\ge": ">=", r"\ne": "!=",
+    r"\approx": "~", r"\equiv": "=",
+}  # fmt: skip
+_EMPTY = re.compile(
+    r"\\emptyset|\\lbr\s*\\rbr|\{\s*\}|(?:there (?:is|are) )?no (?:real )?"
+    r"(?:solutions?|roots?)(?: exists?)?|(?:the )?empty set",
+    re.I,
+)
+_REALS = re.compile(
+    r"\\mathbb ?\{?R\}?|\\Re|\\R\b|(?:all|any) real(?: number)?s?|reals?", re.I
+)
+
+
+@dataclass
+class Value:
+    """One answer with its shape.
+
+    ``kind``: "scalar", "list" (bare commas), "set", "tuple", "interval",
+    "union", "relation", "ratio", "matrix", "empty", "reals" or "minus"
+    (a set without points). ``text`` is the cleaned source; ``items`` the
+    parts; ``marks`` the brackets of an interval or the relation signs.
+    """
+
+    kind: str
+    text: str
+    items: list[Value] = field(default_factory=list)
+    marks: list[str] = field(default_factory=list)
+
+
+def scan(text: str) -> list[tuple[str, int]]:
+    """Return the pieces of a text, each with its bracket depth."""
+    pieces: list[tuple[str, int]] = []
+    depth = 0
+    for found in _STEP.finditer(text):
+        piece = found[0]
+        closes = piece in ")]}" or piece == r"\rbr" or found[2]
+        if closes:
+            depth -= 1
+        pieces.append((piece, depth))
+        if piece in "([{" or piece == r"\lbr" or found[1]:
+            depth += 1
+    return pieces
+
+
+def split_top(text: str, marks: set[str]) -> tuple[list[str], list[str]]:
+    """Split at marks outside of all brackets; return parts and marks."""
+    parts, seen, current = [], [], []
+    for piece, depth in scan(text):
+        if depth == 0 and piece in marks:
+            parts.append("".join(current).strip())
+            seen.append(piece)
+            current = []
+        else:
+            current.append(piece)
+    parts.append("".join(current).strip())
+    return parts, seen
+
+
+def is_grouped_number(text: str) -> bool:
+    """Say whether commas in the text only group digits by three."""
+    return bool(
+        re.fullmatch(r"[-+$ (]*\d{1,3}(,\d{3})+(\.\d+)?[ %)]*\D*", text)
+    )
+
+
+def split_list(text: str, grouped: bool = True) -> tuple[list[str], list[str]]:
+    """Split a bare list at commas, semicolons, "and", "or"."""
+    marks = {",", ";", "and", "or", r"\vee", r"\wedge"}
+    if grouped:
+        text = re.sub(r"(?<![\d,.])(\d{1,3}(?:,\d{3})+)(?![\d,])",
+                      lambda m: m[0].replace(",", ""), text)  # fmt: skip
+    parts, seen = split_top(text, marks)
+    kept = [p for p in parts if p]
+    return kept, seen
+
+
+def outer_brackets(text: str) -> tuple[str, str, str] | None:
+    """Return (opener, inside, closer) when one pair encloses everything."""
+    pieces = scan(text)
+    if len(pieces) < 2:
+        return None
+    first, last = pieces[0][0], pieces[-1][0]
+    if first not in _OPENERS or last not in _OPENERS.values():
+        return None
+    if any(depth == 0 for _, depth in pieces[1:-1]):
+        return None
+    round_or_square = first in "([" and last in ")]"
+    if not round_or_square and _OPENERS[first] != last:
+        return None
+    return first, "".join(p for p, _ in pieces[1:-1]).strip(), last
+
+
+def parse_value(text: str, grouped: bool = True) -> Value:
+    """Return the shape of a cleaned answer."""
+    text = _unwrap(text)
+    bare = text.replace(OPEN, "").replace(CLOSE, "").strip()
+    if _EMPTY.fullmatch(bare):
+        return Value("empty", text)
+    if _REALS.fullmatch(bare):
+        return Value("reals", text)
+    if found := re.match(r"^Eq\s*\(", text):
+        sides, _ = split_top(text[found.end() : -1], {","})
+        if len(sides) == 2 and text.endswith(")"):
+            text = " = ".join(sides)
+    if found := re.match(r"^(?:⟦[^⟧]*⟧|only|for)?\s*[A-Za-z](?:_\w)?\s*"
+                         r"\\in\s*(.+)$", text):  # fmt: skip
+        return parse_value(found[1], grouped)
+    for reader in (_read_list, _read_sets, _read_brackets, _read_matrix):
+        value = reader(text, grouped)
+        if value is not None:
+            return value
+    return _read_relation(text) or _read_ratio(text) or _variants(text)
+
+
+def _unwrap(text: str) -> str:
+    text = text.strip()
+    while (found := outer_brackets(text)) and found[0] == "{" and found[1]:
+        text = found[1]
+    text = _strip_doubled(text)
+    return re.sub(r"^(?:only|=|:)\s*", "", text).strip()
+
+
+def _strip_doubled(text: str) -> str:
+    """Drop round brackets that only enclose other round brackets."""
+    if not text.startswith("(("):
+        return text
+    closes: dict[int, int] = {}
+    stack: list[int] = []
+    for i, char in enumerate(text):
+        if char == "(":
+            stack.append(i)
+        elif char == ")" and stack:
+            closes[stack.pop()] = i
+    i, last = 0, len(text) - 1
+    while closes.get(i + 1) == last - i - 1 and closes.get(i) == last - i:
+        i += 1
+    return text[i : len(text) - i]
+
+
+def _variants(text: str) -> Value:
+    """Write a scalar or relation with ± as the list of its two values."""
+    if r"\pm" not in text and r"\mp" not in text:
+        return Value("scalar", text)
+    upper = text.replace(r"\pm", "+").replace(r"\mp", "-")
+    lower = text.replace(r"\pm", "-").replace(r"\mp", "+")
+    return Value("list", text, [Value("scalar", t) for t in (upper, lower)])
+
+
+def _read_list(text: str, grouped: bool) -> Value | None:
+    parts, seen = split_list(text, grouped)
+    if len(parts) < 2 or len(parts) > MAX_ITEMS:
+        if len(parts) > MAX_ITEMS:
+            return Value("list", text, [Value("scalar", p) for p in parts])
+        return None
+    items: list[Value] = []
+    for part in parts:
+        value = parse_value(part)
+        flat = value.kind == "list" and r"\pm" in part + r"\mp"
+        items.extend(value.items if flat else [value])
+    head = items[0]
+    if head.kind == "relation" and head.marks == ["="]:
+        if all(v.kind not in ("relation", "interval") for v in items[1:]):
+            items[0] = head.items[1]  # "n = 1, 2, 3"
+    if all(mark in ("or", r"\vee") for mark in seen) and all(
+        v.kind in ("interval", "tuple", "union", "relation") for v in items
+    ):
+        return Value("union", text, items, ["or"])
+    return Value("list", text, items)
+
+
+def _read_sets(text: str, grouped: bool) -> Value | None:
+    parts, seen = split_top(text, {r"\cup"})
+    if seen and all(parts):
+        return Value("union", text, [parse_value(p) for p in parts])
+    parts, seen = split_top(text, {r"\setminus"})
+    if len(parts) == 2:
+        return Value("minus", text, [parse_value(p) for p in parts])
+    parts, seen = split_top(text, {"-"})
+    if len(parts) == 2 and parts[1].startswith(r"\lbr"):
+        if parts[0].startswith((r"\lbr", "(", "[", r"\mathbb")):
+            return Value("minus", text, [parse_value(p) for p in parts])
+    return None
+
+
+def _read_brackets(text: str, grouped: bool) -> Value | None:
+    found = outer_brackets(text)
+    if found is None:
+        return None
+    opener, inside, closer = found
+    if opener == r"\lbr":
+        return _read_set(text, inside)
+    parts, _ = split_top(inside, {","})
+    if not all(parts):
+        return None
+    if len(parts) == 1:
+        same = (opener, closer) in (("(", ")"), ("[", "]"))
+        return parse_value(inside) if same else None
+    if opener + closer == "()" and is_grouped_number(inside) and grouped:
+        if re.fullmatch(r"\d{1,3}(,000)+", inside):
+            return parse_value(inside)
+    if any(r"\pm" in p or r"\mp" in p for p in parts):
+        return _read_pm_tuple(text, parts)
+    items = [parse_value(p) for p in parts]
+    infinite = any(r"\infty" in p or p in ("oo", "infinity") for p in parts)
+    if len(parts) == 2 and (opener + closer != "()" or infinite):
+        nested = any(v.kind in ("tuple", "interval") for v in items)
+        if not nested:
+            return Value("interval", text, items, [opener, closer])
+    return Value("tuple", text, items, [opener, closer])
+
+
+def _read_pm_tuple(text: str, parts: list[str]) -> Value:
+    choices = []
+    for part in parts:
+        value = parse_value(part)
+        choices.append(value.items if value.kind == "list" else [value])
+    rows = [Value("tuple", text, list(row)) for row in product(*choices)]
+    return Value("list", text, rows[:MAX_ITEMS])
+
+
+def _read_set(text: str, inside: str) -> Value:
+    for mark in ("|", r"\vert", ":"):
+        parts, seen = split_top(inside, {mark})
+        if len(parts) == 2 and seen and re.search(r"[<>=]|\\[lg]e\b|\\ne|\\in",
+                                                  parts[1]):  # fmt: skip
+            return parse_value(parts[1])
+    parts, _ = split_list(inside, grouped=False)
+    if len(parts) > MAX_ITEMS:
+        return Value("set", text, [Value("scalar", p) for p in parts])
+    items: list[Value] = []
+    for part in parts:
+        value = parse_value(part)
+        items.extend(value.items if value.kind == "list" else [value])
+    return Value("set", text, items)
+
+
+def _read_matrix(text: str, grouped: bool) -> Value | None:
+    found = re.fullmatch(
+        r"\\begin ?\{([pb]?matrix|smallmatrix|array)\}\s*(?:\{[lcr| ]*\})?"
+        r"(.*)\\end ?\{\1\}", text, re.S)  # fmt: skip
+    if found is None or r"\begin" in found[2]:
+        return None
+    body = re.sub(r"\\\\\s*\[[^\]]*\]", r"\\\\", found[2]).strip()
+    rows = [r.strip() for r in re.split(r"\\\\", body)]
+    cells = [[c.strip() for c in r.split("&")] for r in rows if r]
+    items = [
+        Value("tuple", "", [Value("scalar", c) for c in row]) for row in cells
+    ]
+    return Value("matrix", text, items)
+
+
+def _read_relation(text: str) -> Value | None:
+    parts, seen = split_top(text, set(RELATIONS))
+    if not seen:
+        return None
+    marks = [RELATIONS[m] for m in seen]
+    if not all(parts):
+        return None if parts[0] else Value("scalar", text)
+    while "~" in marks:
+        at = marks.index("~")
+        if at == 0 and re.fullmatch(r"[A-Za-z]\w?", parts[0]):
+            marks[0] = "="
+            continue
+        marks, parts = marks[:at], parts[: at + 1]
+    if not marks:
+        return parse_value(parts[0])
+    if any(r"\pm" in p or r"\mp" in p for p in parts) and len(parts) == 2:
+        upper, lower = _variants(" = ".join(parts)).items
+        if marks == ["="]:
+            pair = [_read_relation(v.text) for v in (upper, lower)]
+            return Value("list", text, [v for v in pair if v is not None])
+    return Value("relation", text, [_side(p) for p in parts], marks)
+
+
+def _side(text: str) -> Value:
+    """Read one side of a relation; sides may be tuples or lists."""
+    found = outer_brackets(text)
+    if found and found[0] in ("(", r"\lbr", "["):
+        return parse_value(text)
+    if text.startswith(r"\begin"):
+        return parse_value(text)
+    return Value("scalar", text)
+
+
+def _read_ratio(text: str) -> Value | None:
+    parts, seen = split_top(text, {":"})
+    if not seen or not all(parts) or len(parts) > 8:
+        return None
+    return Value("ratio", text, [Value("scalar", p) for p in parts])

@@ -1,0 +1,74 @@
+"""Write ``report.html``: one self-contained page about one run folder.
+
+It reads only the run folder and ``data/published``; it computes nothing that
+is not on disk and trains nothing. A part that is missing is named together
+with the command that makes it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from helpers.records import write_text
+from helpers.report import scores, training
+from helpers.report.blocks import Section
+from helpers.report.collect import Results, read_results
+from helpers.runs import RunDir
+
+TEMPLATE_DIR = Path(__file__).resolve().parent.parent / "templates"
+
+__all__ = ["read_results", "write_report"]
+
+
+def write_report(run: RunDir) -> Path:
+    """Read the run folder and write its ``report.html``; returns the path.
+
+    Raises:
+        LabError: the page cannot be written (full disk, no permission).
+    """
+    results = read_results(run)
+    target = run.file("report.html")
+    write_text(target, render_page(results, build_sections(results)))
+    return target
+
+
+def build_sections(results: Results) -> list[Section]:
+    """All parts of the page, in order."""
+    pairs = scores.compare_all(results)
+    grid = scores.score_grid(results)
+    return [
+        scores.build_headline(results, pairs),
+        scores.build_scores(results, grid),
+        scores.build_paired(results, pairs),
+        scores.build_outcomes(results),
+        training.build_lengths(results),
+        training.build_harvest(results),
+        training.build_training(results),
+        training.build_merges(results),
+        training.build_ledger(results),
+        scores.build_published(results, grid),
+        training.build_manifest(results),
+    ]
+
+
+def render_page(results: Results, sections: list[Section]) -> str:
+    """Fill the page template; every text is escaped by it."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATE_DIR),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    recipe = results.run.recipe
+    return environment.get_template("report.html").render(
+        title=f"Run report: {recipe.name}",
+        recipe=recipe,
+        manifest=results.manifest,
+        sections=sections,
+        gaps=results.gaps,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )

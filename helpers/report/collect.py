@@ -1,0 +1,167 @@
+"""Read a run folder for the report; whatever is absent is named, not fatal."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from helpers.errors import LabError
+from helpers.plots import recorded_on
+from helpers.records import Completion, Record, read_json, read_records
+from helpers.runs import RunDir
+
+T = TypeVar("T")
+MAIN_TAGS = ("base", "sft", "dpo")
+
+
+@dataclass
+class Gap:
+    """A part of the report that is not there, and what makes it."""
+
+    what: str
+    command: str = ""
+    why: str = ""
+
+
+@dataclass
+class Results:
+    """All that the report shows of one run folder.
+
+    ``evals[tag][benchmark]`` are the graded completions, one a problem;
+    ``logs`` and ``merges`` are keyed by tag. ``gaps`` names what is missing.
+    """
+
+    run: RunDir
+    evals: dict[str, dict[str, list[Completion]]] = field(default_factory=dict)
+    logs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    merges: dict[str, dict[str, Any]] = field(default_factory=dict)
+    samples: list[Completion] = field(default_factory=list)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    ledger: list[dict[str, Any]] = field(default_factory=list)
+    manifest: dict[str, Any] = field(default_factory=dict)
+    gaps: list[Gap] = field(default_factory=list)
+
+    def command(self, text: str) -> str:
+        """A command line that continues this run."""
+        return f"mathslm {text} --run-dir {self.run.path}"
+
+    def provenance(self, stage: str) -> str:
+        """When and where a stage ran; says so when it was replayed."""
+        path = self.run.file("stages", f"{stage.replace('/', '-')}.json")
+        try:
+            note = read_json(path).get("recorded") if path.is_file() else None
+        except LabError:
+            note = None
+        if note:
+            return f"recorded on {note['date']}, {note['machine']} (replayed)"
+        return recorded_on(self.manifest)
+
+    def gap(self, what: str, command: str = "", why: str = "") -> None:
+        """Note a missing part once."""
+        text = self.command(command) if command else ""
+        self.gaps.append(Gap(what, text, why))
+
+
+def read_results(run: RunDir) -> Results:
+    """Everything the run folder holds, and the list of what it lacks."""
+    out = Results(run)
+    out.manifest = (
+        _try(out, lambda: read_json(run.file("manifest.json"))) or {}
+    )
+    out.metrics = _try(out, run.metrics) or {}
+    out.ledger = _try(out, run.ledger) or []
+    if not out.ledger:
+        out.gap("the ledger of time per phase", "course")
+    _read_samples(out)
+    for tag in _tags(run):
+        _read_evals(out, tag)
+    _read_logs(out)
+    _read_merges(out)
+    return out
+
+
+def _tags(run: RunDir) -> list[str]:
+    """base, sft, dpo, then every other model that was evaluated."""
+    folder = run.file("eval")
+    found = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    return [*MAIN_TAGS, *(name for name in found if name not in MAIN_TAGS)]
+
+
+def _read_samples(out: Results) -> None:
+    path = out.run.file("samples", "distill.jsonl")
+    if not path.is_file():
+        out.gap("the harvest of self-distillation", "distill")
+        return
+    out.samples = _try(out, lambda: read_records(path, Completion)) or []
+
+
+def _read_evals(out: Results, tag: str) -> None:
+    for bench in out.run.recipe.evaluate.benchmarks:
+        path = out.run.file("eval", tag, f"{bench.name}.jsonl")
+        command = f"evaluate --model {tag} --benchmark {bench.name}"
+        if not path.is_file():
+            if tag in MAIN_TAGS:
+                out.gap(f"scores of {tag} on {bench.name}", command)
+            continue
+        rows = _try(out, lambda path=path: read_records(path, Completion))
+        if not rows:
+            out.gap(f"scores of {tag} on {bench.name}", command)
+            continue
+        out.evals.setdefault(tag, {})[bench.name] = rows
+        problems = len({row.problem_id for row in rows})
+        if problems < bench.n:
+            out.gap(
+                f"the rest of {bench.name} for {tag}",
+                command,
+                why=f"{problems} of {bench.n} problems are there",
+            )
+
+
+def _training_tags(run: RunDir) -> list[str]:
+    folders = sorted(p.name for p in run.path.glob("dpo-*") if p.is_dir())
+    return ["sft", "dpo", *folders]
+
+
+def _stage_command(stage: str, tag: str) -> str:
+    """``merge --model dpo --variant published`` and the like."""
+    name, _, variant = tag.partition("-")
+    extra = f" --variant {variant}" if variant else ""
+    return f"merge --model {name}{extra}" if stage == "merge" else name + extra
+
+
+def _read_logs(out: Results) -> None:
+    for tag in _training_tags(out.run):
+        path = out.run.file(tag, "log.jsonl")
+        if not path.is_file():
+            command = _stage_command("train", tag)
+            out.gap(f"the training log of {tag}", command)
+            continue
+        rows = _try(out, lambda path=path: read_records(path, Record)) or []
+        out.logs[tag] = [row.model_dump() for row in rows]
+
+
+def _read_merges(out: Results) -> None:
+    for tag in _training_tags(out.run):
+        path = out.run.file(tag, "merge_fidelity.json")
+        if not path.is_file():
+            command = _stage_command("merge", tag)
+            out.gap(f"the merge report of {tag}", command)
+            continue
+        report = _try(out, lambda path=path: read_json(path))
+        if report:
+            out.merges[tag] = report
+
+
+def _try(out: Results, read: Callable[[], T]) -> T | None:
+    """Read a part; a damaged one becomes a gap, a torn line a gap too."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            return read()
+        except LabError as error:
+            out.gaps.append(Gap(error.what, why=error.why or error.fix))
+            return None
+        finally:
+            out.gaps.extend(Gap(str(w.message)) for w in caught)

@@ -1,0 +1,343 @@
+"""Sections about scores: headline, grid, wrong answers, paired, published."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from helpers import plots, stats
+from helpers.errors import LabError
+from helpers.plots import figure_html
+from helpers.published import load_published
+from helpers.records import Completion
+from helpers.report.blocks import Section, Tiles
+from helpers.report.collect import Results
+from helpers.stats import Comparison, Proportion, format_p, format_points
+
+OUTCOMES = {
+    "right": "right",
+    "finished_wrong": "finished, wrong answer",
+    "truncated_wrong": "cut off at the cap, wrong",
+    "no_answer": "finished without an answer",
+}
+Pair = tuple[str, str]
+
+
+def describe_decoding(results: Results) -> str:
+    """The decoding settings, as they stand in every title of a score."""
+    settings = results.run.recipe.evaluate
+    how = (
+        f"temperature {settings.temperature:g}"
+        if settings.temperature
+        else "greedy"
+    )
+    return f"{how}, max_new_tokens = {settings.max_new_tokens}, one sample"
+
+
+def right_by_problem(rows: Sequence[Completion]) -> dict[str, bool]:
+    """Right or wrong by problem id (the first sample of each)."""
+    out: dict[str, bool] = {}
+    for row in rows:
+        out.setdefault(row.problem_id, row.correct)
+    return out
+
+
+def classify_outcome(row: Completion) -> str:
+    """A key of OUTCOMES: exactly one holds for every completion."""
+    if row.correct:
+        return "right"
+    if row.finish_reason == "length":
+        return "truncated_wrong"
+    return "no_answer" if row.extracted is None else "finished_wrong"
+
+
+def score_grid(results: Results) -> dict[str, dict[str, Proportion]]:
+    """``grid[tag][benchmark]`` of the scores in the folder."""
+    grid: dict[str, dict[str, Proportion]] = {}
+    for tag, benches in results.evals.items():
+        for name, rows in benches.items():
+            right = right_by_problem(rows)
+            score = stats.proportion(sum(right.values()), len(right))
+            grid.setdefault(tag, {})[name] = score
+    return grid
+
+
+def list_pairs(results: Results) -> list[Pair]:
+    """base→sft, sft→dpo, base→dpo, and sft→ every DPO variant."""
+    pairs = [("base", "sft"), ("sft", "dpo"), ("base", "dpo")]
+    pairs += [("sft", t) for t in results.evals if t.startswith("dpo-")]
+    have = results.evals
+    return [(a, b) for a, b in pairs if a in have and b in have]
+
+
+def compare_all(results: Results) -> dict[Pair, dict[str, Comparison]]:
+    """All paired comparisons; a mismatch of problems becomes a gap."""
+    out: dict[Pair, dict[str, Comparison]] = {}
+    for before, after in list_pairs(results):
+        for name, rows in results.evals[before].items():
+            other = results.evals[after].get(name)
+            if not other:
+                continue
+            try:
+                found = stats.compare(
+                    right_by_problem(rows), right_by_problem(other)
+                )
+            except LabError as error:
+                what = f"{after} against {before} on {name}"
+                results.gap(what, f"evaluate --model {after}", error.what)
+                continue
+            out.setdefault((before, after), {})[name] = found
+    return out
+
+
+def build_headline(
+    results: Results, pairs: dict[Pair, dict[str, Comparison]]
+) -> Section:
+    """One sentence a pair on the main benchmark, then the macro means."""
+    section = Section(
+        "headline",
+        "What came out",
+        gap="Two evaluated models are needed for a comparison: "
+        + results.command("evaluate"),
+    )
+    main = results.run.recipe.evaluate.main
+    for (before, after), found in pairs.items():
+        if main in found:
+            one = found[main]
+            section.text(one.sentence(before, after, main), one.verdict)
+    for (before, after), found in pairs.items():
+        if len(found) > 1:
+            mean, p_value = stats.macro_compare(list(found.values()))
+            section.text(
+                f"Mean over {len(found)} benchmarks, {after} against "
+                f"{before}: {mean}, {format_p(p_value)}."
+            )
+    return section
+
+
+def build_scores(
+    results: Results, grid: dict[str, dict[str, Proportion]]
+) -> Section:
+    """The grid as chart and table."""
+    section = Section("scores", "Scores")
+    if not grid:
+        return section
+    names = [b.name for b in results.run.recipe.evaluate.benchmarks]
+    said = "; ".join(
+        f"{tag}: "
+        + ", ".join(f"{n} {100 * s.p:.1f} %" for n, s in row.items())
+        for tag, row in grid.items()
+    )
+    section.figure(
+        plots.plot_accuracy_grid(
+            grid,
+            decoding=describe_decoding(results),
+            note=results.provenance(f"evaluate/{next(iter(grid))}"),
+        ),
+        f"Bar chart of accuracy with 95 % intervals. {said}.",
+    )
+    rows = [
+        [name, *(grid[tag].get(name) for tag in grid)]
+        for name in names
+        if any(name in grid[tag] for tag in grid)
+    ]
+    section.table(
+        f"Right answers ({describe_decoding(results)})",
+        ["benchmark", *grid],
+        rows,
+        note="Intervals are Wilson's. They say how far one score can be "
+        "trusted; whether two models differ is the paired table's question.",
+    )
+    return section
+
+
+def build_outcomes(results: Results) -> Section:
+    """How the wrong answers went wrong: cut off, finished, no answer."""
+    section = Section("outcomes", "How answers went wrong")
+    counts = {
+        f"{tag} · {name}": Counter(classify_outcome(row) for row in rows)
+        for tag, benches in results.evals.items()
+        for name, rows in benches.items()
+    }
+    if not counts:
+        return section
+    named = {
+        row: {label: c[key] for key, label in OUTCOMES.items()}
+        for row, c in counts.items()
+    }
+    decoding = describe_decoding(results)
+    section.figure(
+        plots.plot_outcomes(named, decoding=decoding),
+        "Stacked bars of right, wrong, cut-off and missing answers per model "
+        "and benchmark; the table below holds the counts.",
+    )
+    rows = [
+        [row, *(str(c[key]) for key in OUTCOMES), str(sum(c.values()))]
+        for row, c in counts.items()
+    ]
+    section.table(
+        "Every answer counted once",
+        ["model · benchmark", *OUTCOMES.values(), "n"],
+        rows,
+        note="Cut off: the response reached max_new_tokens before it ended. "
+        "A gain that comes from fewer cut-off answers is a gain in length, "
+        "not in mathematics.",
+    )
+    return section
+
+
+def build_paired(
+    results: Results, pairs: dict[Pair, dict[str, Comparison]]
+) -> Section:
+    """The paired 2×2 counts with exact McNemar p, plain and Holm-adjusted."""
+    section = Section("paired", "Paired comparisons")
+    flat = [c for found in pairs.values() for c in found.values()]
+    adjusted = iter(stats.holm([c.p_value for c in flat]))
+    tiles = _draw_tiles(pairs, results.run.recipe.evaluate.main)
+    if tiles.htmls:
+        section.blocks.append(tiles)
+    for (before, after), found in pairs.items():
+        rows = [
+            _paired_row(name, one, next(adjusted))
+            for name, one in found.items()
+        ]
+        section.table(
+            f"{before} → {after}",
+            [
+                "benchmark",
+                "both right",
+                "lost",
+                "won",
+                "both wrong",
+                "change in points (95 % CI)",
+                "exact McNemar p",
+                "Holm p",
+                "smallest possible p",
+                "verdict",
+            ],
+            rows,
+        )
+    if flat:
+        section.text(
+            "Lost: only the first model is right; won: only the second. The "
+            "interval is Tango's score interval for paired proportions. Holm "
+            f"p is adjusted for all {len(flat)} tests on this page. Smallest "
+            "possible p: if every change had gone the same way. Helps or "
+            "hurts is said only when the interval excludes zero and the "
+            "exact p is below 0.05."
+        )
+    return section
+
+
+def _paired_row(name: str, one: Comparison, holm_p: float) -> list[str]:
+    low, high = format_points(one.low), format_points(one.high)
+    verdict: str = one.verdict
+    if verdict != "undecided" and holm_p >= stats.ALPHA:
+        verdict += ", not after Holm"
+    return [
+        name,
+        str(one.both),
+        str(one.only_before),
+        str(one.only_after),
+        str(one.neither),
+        f"{format_points(one.diff)} ({low} to {high})",
+        _bare_p(one.p_value),
+        _bare_p(holm_p),
+        _bare_p(one.smallest_p),
+        verdict,
+    ]
+
+
+def _bare_p(p_value: float) -> str:
+    return format_p(p_value).removeprefix("p ").removeprefix("= ")
+
+
+def _draw_tiles(pairs: dict[Pair, dict[str, Comparison]], name: str) -> Tiles:
+    """The paired 2×2 table of every pair on one benchmark, as figures."""
+    htmls = []
+    for (before, after), found in pairs.items():
+        if name not in found:
+            continue
+        one = found[name]
+        figure = plots.plot_paired(
+            one.both,
+            one.only_before,
+            one.only_after,
+            one.neither,
+            before=before,
+            after=after,
+            title=f"{before} → {after} on {name}",
+        )
+        alt = (
+            f"Paired table of {before} and {after} on {name}: both right "
+            f"{one.both}, lost {one.only_before}, won {one.only_after}, "
+            f"both wrong {one.neither}."
+        )
+        htmls.append(figure_html(figure, alt))
+    return Tiles(htmls)
+
+
+def build_published(
+    results: Results, grid: dict[str, dict[str, Proportion]]
+) -> Section:
+    """The published grid of math-slm beside ours, clearly labelled."""
+    section = Section("published", "Beside the published run")
+    theirs = load_published("math-slm")
+    roles = {b.role: b.name for b in results.run.recipe.evaluate.benchmarks}
+    tags = ("base", "sft", "dpo")
+    shares = {
+        tag: {n: stats.proportion(s.k, s.n) for n, s in row.items()}
+        for tag, row in theirs.grid().items()
+    }
+    section.figure(
+        plots.plot_accuracy_grid(
+            shares,
+            decoding=theirs.decoding,
+            title=f"Published, not ours: {theirs.model}",
+            note=theirs.credit,
+        ),
+        f"Bar chart of the scores {theirs.credit}.",
+    )
+    rows = []
+    for name in shares["base"]:
+        rows.append([f"{name}, published"] + [shares[t][name] for t in tags])
+        ours = roles.get(name)
+        if ours and any(ours in grid.get(tag, {}) for tag in tags):
+            cells = [grid.get(tag, {}).get(ours) for tag in tags]
+            rows.append([f"{ours}, this run", *cells])
+    section.table(
+        "Another model on other problems: compare the pattern, not the level",
+        ["benchmark", *tags],
+        rows,
+        note=f"Published rows are {theirs.credit}, {theirs.model}, "
+        f"{theirs.decoding}.",
+    )
+    section.table(
+        "What the published counts can show (unpaired)",
+        ["change", "points (95 % CI)", "smallest possible paired p"],
+        [
+            _published_row(name, a, b, shares)
+            for name in shares["base"]
+            for a, b in (("base", "sft"), ("sft", "dpo"))
+        ],
+        note="Newcombe's interval; per-problem results would be needed for "
+        "the paired test, and it cannot go below the last column.",
+    )
+    return section
+
+
+def _published_row(
+    name: str,
+    before: str,
+    after: str,
+    shares: dict[str, dict[str, Proportion]],
+) -> list[str]:
+    first, second = shares[before][name], shares[after][name]
+    change = stats.newcombe_difference(first, second)
+    bound = stats.paired_bound(first.k, second.k, first.n)
+    low, high = format_points(change.low), format_points(change.high)
+    return [
+        f"{name}, {before} → {after}",
+        f"{format_points(change.diff)} ({low} to {high})",
+        _bare_p(bound.smallest_p),
+    ]

@@ -1,0 +1,297 @@
+"""Supervised fine-tuning of a LoRA adapter on the harvested completions.
+
+TRL's ``SFTTrainer`` trains on prompt/completion rows, so the loss covers the
+completion and its end token only. Before the first step the number of steps
+is announced and checked, and the trainer's own tokens are compared with what
+sampling feeds; after it, the first loss is compared with what sampling
+recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from helpers import guards
+from helpers.checkpoints import (
+    find_harvest,
+    fingerprint_model,
+    prepare_checkpoints,
+    read_losses,
+)
+from helpers.errors import LabError
+from helpers.recipes import Recipe, recipe_hash
+from helpers.records import SftRow, read_records
+from helpers.runs import RunDir, hash_file, require_space
+
+OUTPUTS = ["sft/adapter", "sft/log.jsonl"]
+
+
+def run_sft(
+    recipe: Recipe,
+    run: RunDir,
+    *,
+    force: bool = False,
+    smoke_steps: int | None = None,
+) -> dict[str, Any]:
+    """Train the SFT adapter of a run, or load it when it is there.
+
+    Writes ``sft/adapter`` and ``sft/log.jsonl`` (under ``smoke/`` for a
+    smoke run, which trains ``smoke_steps`` steps and records no stage). A
+    killed run goes on from its last checkpoint.
+
+    Returns:
+        rows, steps, losses in nats per token, trained parameters, tokens per
+        second, and the initial-loss verdict.
+
+    Raises:
+        LabError: no harvest, too few steps an epoch, or training tokens that
+            differ from sampling.
+    """
+    rows_path = find_harvest(run, "sft.jsonl", smoke_steps is not None)
+    rows = read_records(rows_path, SftRow)
+    count = count_sft_steps(recipe, len(rows))
+    require_steps(recipe, count, smoke_steps is not None)
+    require_space(run.path, 200)
+    inputs = describe_inputs(recipe, run, rows_path)
+    if smoke_steps is not None:
+        folder, stage = run.file("smoke", "sft"), nullcontext({})
+    else:
+        if run.is_done("sft", inputs, force):
+            print(f"SFT is done: {run.file('sft', 'adapter')} is loaded.")
+            return run.metrics()["sft"]
+        folder, stage = run.file("sft"), run.stage("sft", inputs)
+    print(f"SFT: {count}")
+    with stage as record:
+        metrics = train_adapter(
+            recipe, run, rows, folder, inputs, force, smoke_steps
+        )
+        record.update(outputs=OUTPUTS, metrics=metrics)
+    return metrics
+
+
+def count_sft_steps(recipe: Recipe, rows: int) -> guards.StepCount:
+    """Steps of the recipe's SFT over this many training sequences."""
+    config = recipe.sft
+    return guards.count_steps(
+        rows,
+        config.effective_batch,
+        config.per_device_batch,
+        config.epochs,
+        world_size=guards.world_size(),
+        max_steps=config.max_steps,
+    )
+
+
+def require_steps(
+    recipe: Recipe,
+    count: guards.StepCount,
+    smoke: bool,
+    unpacked_rows: int | None = None,
+) -> None:
+    """Refuse too few steps an epoch; a smoke run only says so."""
+    try:
+        guards.check_steps_per_epoch(
+            count, recipe.sft.min_steps_per_epoch, unpacked_rows=unpacked_rows
+        )
+    except LabError as error:
+        if not smoke:
+            raise
+        print(f"The full run would be refused. {error}")
+
+
+def describe_inputs(
+    recipe: Recipe, run: RunDir, rows_path: Path
+) -> dict[str, str]:
+    """Hashes of all that the adapter depends on."""
+    from helpers.models import model_path
+
+    return {
+        "rows": hash_file(rows_path),
+        "model": fingerprint_model(
+            model_path(recipe, run, "base"), recipe.model.revision
+        ),
+        "recipe": recipe_hash(recipe, "seed", "model", "sft"),
+    }
+
+
+def train_adapter(
+    recipe: Recipe,
+    run: RunDir,
+    rows: Sequence[SftRow],
+    folder: Path,
+    inputs: dict[str, str],
+    force: bool,
+    smoke_steps: int | None,
+) -> dict[str, Any]:
+    """Build the trainer, check its data, train, save; return metrics."""
+    from helpers import training
+    from helpers.models import load_model
+
+    model, tokenizer = load_model(recipe)
+    training.check_rendered(
+        tokenizer, (r.prompt for r in rows), recipe.data.prompt_template
+    )
+    kept = drop_too_long(tokenizer, rows, recipe.sft.max_length)
+    trainer = build_trainer(
+        recipe, model, tokenizer, kept, folder / "checkpoints", smoke_steps
+    )
+    check_trainer(trainer, tokenizer, kept)
+    smoke = smoke_steps is not None
+    count = count_sft_steps(recipe, len(trainer.train_dataset))
+    if recipe.sft.packing:
+        print(f"SFT, packed: {count}")
+        require_steps(recipe, count, smoke, unpacked_rows=len(kept))
+    if smoke:
+        count = replace(count, total=min(smoke_steps, count.total))
+    resume = None
+    if not smoke:
+        resume = prepare_checkpoints(folder / "checkpoints", inputs, force)
+    speed = training.fit(trainer, "SFT", folder, count, resume)
+    return summarise(run, trainer, count, len(rows) - len(kept), speed)
+
+
+def drop_too_long(
+    tokenizer: Any, rows: Sequence[SftRow], max_length: int
+) -> list[SftRow]:
+    """Leave out rows that would lose their end; says how many.
+
+    The trainer would cut them at ``max_length``, end token and all, and so
+    teach the model not to stop.
+    """
+    texts = [row.prompt + row.completion for row in rows]
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    kept = [
+        row
+        for row, ids in zip(rows, encoded, strict=True)
+        if len(ids) + 1 <= max_length
+    ]
+    if len(kept) < len(rows):
+        print(
+            f"{len(rows) - len(kept)} of {len(rows)} rows are over "
+            f"sft.max_length={max_length} tokens and are left out."
+        )
+    if not kept:
+        raise LabError(
+            f"All {len(rows)} rows are over {max_length} tokens.",
+            fix="raise sft.max_length",
+        )
+    return kept
+
+
+def build_trainer(
+    recipe: Recipe,
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[SftRow],
+    output_dir: Path,
+    smoke_steps: int | None = None,
+) -> Any:
+    """TRL's SFTTrainer with a fresh LoRA, on prompt/completion rows."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from helpers import training
+    from helpers.models import pick_device
+
+    class LengthGroupedSFTTrainer(training.GroupedByLength, SFTTrainer):
+        """SFTTrainer whose batches hold rows of similar length."""
+
+    config = recipe.sft
+    count = count_sft_steps(recipe, len(rows))
+    if smoke_steps is not None:
+        count = replace(count, total=min(smoke_steps, count.total))
+    arguments = SFTConfig(
+        **training.build_arguments(
+            recipe,
+            config,
+            count,
+            pick_device(recipe),
+            output_dir,
+            smoke=smoke_steps is not None,
+        ),
+        packing=config.packing,
+        completion_only_loss=True,
+    )
+    data = [
+        {
+            "prompt": training.undouble_bos(tokenizer, row.prompt),
+            "completion": row.completion,
+        }
+        for row in rows
+    ]
+    with training.quiet_setup():
+        return LengthGroupedSFTTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list(data),
+            processing_class=tokenizer,
+            peft_config=training.build_lora(config.lora),
+        )
+
+
+def check_trainer(
+    trainer: Any, tokenizer: Any, rows: Sequence[SftRow]
+) -> None:
+    """Compare the trainer's tokens with those that sampling feeds."""
+    from helpers import training
+
+    prompts = [training.encode_prompt(tokenizer, r.prompt) for r in rows]
+    training.check_supervision(
+        split_documents(trainer.train_dataset), prompts, tokenizer
+    )
+
+
+def split_documents(dataset: Any) -> list[tuple[list[int], list[int]]]:
+    """(input ids, labels) of each example, unpacked where it was packed."""
+    documents = []
+    packed = "seq_lengths" in dataset.column_names
+    for row in dataset:
+        ids, labels = row["input_ids"], row["labels"]
+        start = 0
+        for size in row["seq_lengths"] if packed else [len(ids)]:
+            part = slice(start, start + size)
+            documents.append((ids[part], labels[part]))
+            start += size
+    return documents
+
+
+def summarise(
+    run: RunDir,
+    trainer: Any,
+    count: guards.StepCount,
+    dropped: int,
+    tokens_per_second: float,
+) -> dict[str, Any]:
+    """What the stage measured; prints the initial-loss warning if any."""
+    losses = read_losses(trainer.state.log_history)
+    sampled = run.metrics().get("distill", {}).get("sft_mean_logprob")
+    warning = guards.check_initial_loss(losses[0], sampled)
+    if warning:
+        print(f"Warning: {warning}")
+    trainable, total = trainer.model.get_nb_trainable_parameters()
+    return {
+        "rows": count.rows,
+        "rows_too_long": dropped,
+        "effective_batch": count.effective_batch,
+        "steps_per_epoch": count.per_epoch,
+        "steps": count.total,
+        "floor_steps_per_epoch": count.floor_per_epoch,
+        "floor_steps": count.floor_total,
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "sampling_loss": None if sampled is None else -sampled,
+        "initial_loss_warning": warning,
+        "trainable_parameters": trainable,
+        "all_parameters": total,
+        "tokens_per_second": round(tokens_per_second, 1),
+    }
+
+
+if __name__ == "__main__":
+    from helpers.cli import main_stage
+
+    main_stage("sft")

@@ -1,0 +1,711 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 01 · Grading: is this answer right?
+#
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/math-slm-lab/math-slm-lab/blob/main/notebooks/01_grading.ipynb)
+#
+# **After this notebook you can**
+#
+# - build a grader in steps and name the case that breaks each step
+# - find the answer in a response, and say when there is none
+# - check any grader with two invariants in one minute
+# - keep a hostile answer from hanging or taking over your run
+# - tell "wrong" from "no answer" from "cut off" in real responses
+#
+# **You need**
+#
+# - notebook 00 read once; nothing from it on disk
+# - a CPU; the base model is used in the last part only
+# - the time and memory that this notebook took are printed below, measured
+
+# %% tags=["parameters"]
+TIER: str = "pocket"
+RUN_DIR: str = "runs/pocket"
+RUN_MODE: str = "auto"  # "auto", "run" or "replay"
+SEED: int = 42
+OVERRIDES: list = []  # for example ["data.n_problems=200"]
+
+# %% [markdown]
+# - Setup, the same in every notebook: find the package, open the session
+
+# %%
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("helpers") is None:
+    if "google.colab" in sys.modules and not Path("lab").exists():
+        url = "https://github.com/math-slm-lab/math-slm-lab"
+        subprocess.run(["git", "clone", "-q", url, "lab"], check=True)
+        pip = [sys.executable, "-m", "pip", "install", "-q"]
+        pip += ["-c", "lab/constraints.txt", "-e", "lab"]
+        subprocess.run(pip, check=True)
+    sys.path.insert(0, "lab" if Path("lab").exists() else "..")
+
+from helpers.session import start
+
+session = start(TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES)
+recipe, run = session.recipe, session.run
+
+# %%
+import time
+
+import pandas as pd
+from IPython.display import Markdown, display
+
+from helpers.records import read_json
+
+started = time.perf_counter()
+pd.set_option("display.max_colwidth", None)
+timed = run.file("notebooks", "timings.json")
+times = read_json(timed) if timed.is_file() else {}
+seconds = times.get("01_grading")
+note = f"{seconds:.0f} s in the last run" if seconds else "not timed yet"
+display(Markdown(f"**Time of this notebook in this run folder:** {note}"))
+
+# %% [markdown]
+# ## 1. One function, used four times
+#
+# | used by | a wrong verdict does |
+# |---|---|
+# | the harvest (02) | puts a wrong text into the training data |
+# | the pairs (02, 04) | calls the better answer the worse one |
+# | the evaluation (05) | moves the score that you publish |
+# | the reward (06) | pays the model for a mistake, again and again |
+#
+# - If these four use different graders, the scores mean different things
+# - So the course has one: `helpers.grading`
+# - Before we use it, we build our own, and watch it fail
+
+# %% [markdown]
+# ### The cases
+#
+# - Each case is a response, the **gold** answer, and what a careful person
+#   would say
+# - They are chosen by hand, to be hard: a share of them is *not* an accuracy
+# - A good half should be accepted, the others refused
+
+# %%
+CASES = [  # response, gold, should it be accepted?
+    ("57", "57", True),
+    (r"The answer is \boxed{57}.", "57", True),
+    (r"First \boxed{3}, then \boxed{57}.", "57", True),
+    (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}", True),
+    ("It costs $1,234.\n#### 1,234", "1234", True),
+    (r"\boxed{57.0}", "57", True),
+    (r"\boxed{0.5}", r"\frac{1}{2}", True),
+    (r"\boxed{1+x}", "x+1", True),
+    (r"\boxed{2\sqrt{3}}", r"\sqrt{12}", True),
+    ("<think>Is it \\boxed{5}?</think> No: \\boxed{57}", "57", True),
+    (r"\boxed{-57}", "57", False),
+    (r"\boxed{0.333}", r"\frac{1}{3}", False),
+    (r"\boxed{(1,2)}", "12", False),
+    (r"\boxed{5 or 7}", "5", False),
+    (r"I tried \boxed{57}. No, it is \boxed{58}.", "57", False),
+    (r"<think>It could be \boxed{57}", "57", False),
+    (r"The answer is \boxed{57", "57", False),
+    (r"\boxed{}", "57", False),
+]
+
+
+# %%
+def try_grader(grader):
+    """Run a grader on all cases; show what it got wrong."""
+    table = pd.DataFrame(CASES, columns=["response", "gold", "should"])
+    table["says"] = [grader(r, g) for r, g, _ in CASES]
+    wrong = table[table["says"] != table["should"]]
+    print(f"{len(table) - len(wrong)} of {len(table)} cases as they should")
+    return wrong.set_index("response")
+
+
+# %% [markdown]
+# ## 2. A grader in steps
+#
+# ### Step 1: compare strings
+#
+# - The simplest grader there is
+# - It is never fooled, and it accepts almost nothing
+
+# %%
+def grade_string(response, gold):
+    return response.strip() == gold
+
+
+try_grader(grade_string)
+
+# %% [markdown]
+# - Every row above is a **false reject**: right, but refused
+# - A response is a text that *contains* an answer
+# - So the answer must be found first
+#
+# ### Step 2: find the box
+#
+# - Models are asked to write `\boxed{…}` around the answer
+# - A regular expression finds it in one line
+
+# %%
+import re
+
+
+def find_box(response):
+    boxes = re.findall(r"\\boxed\{(.*?)\}", response)
+    return boxes[-1] if boxes else response.strip()
+
+
+def grade_box(response, gold):
+    return find_box(response) == gold
+
+
+try_grader(grade_box)
+
+# %% [markdown]
+# - Better, but look at the fraction: the expression stops at the first `}`
+
+# %%
+print(find_box(r"\boxed{\frac{1}{2}}"))
+
+# %% [markdown]
+# - Braces nest, and regular expressions cannot count
+# - And one row is now a **false accept**: a box inside thinking that never
+#   ended was taken as the answer
+#
+# ### Step 3: one spelling
+#
+# - `1,234` and `1234`, `57.0` and `57`: same number, other spelling
+# - The usual recipe: count braces, then delete what looks like decoration
+
+# %%
+from helpers.grading.normalize import match_brace
+
+
+def find_nested_box(response):
+    start = response.rfind(r"\boxed{")
+    if start < 0:
+        return response.rpartition("####")[2].strip()
+    start += len(r"\boxed")
+    return response[start + 1 : match_brace(response, start) - 1]
+
+
+def strip_decoration(answer):
+    return re.sub(r"[\s$,()]|\.0+$", "", answer)
+
+
+def grade_spelling(response, gold):
+    found = strip_decoration(find_nested_box(response))
+    return found == strip_decoration(gold)
+
+
+try_grader(grade_spelling)
+
+# %% [markdown]
+# - The fraction and the thousands are right now
+# - But deleting commas and brackets turned the point `(1,2)` into the number
+#   twelve
+# - **A rule that deletes what separates makes false accepts**
+#
+# ### Step 4: compare numbers
+#
+# - `0.5` and `\frac{1}{2}` are one number
+# - Read both as numbers; allow a small tolerance, as many graders do
+
+# %%
+from fractions import Fraction
+
+
+def read_number(answer):
+    answer = re.sub(r"\\frac\{(\d+)\}\{(\d+)\}", r"\1/\2", answer)
+    try:
+        return Fraction(answer.replace(",", ""))
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def grade_number(response, gold):
+    answer = find_nested_box(response)
+    one, two = read_number(answer), read_number(gold)
+    if one is None or two is None:
+        return answer == gold
+    return abs(one - two) <= Fraction(1, 1000)
+
+
+try_grader(grade_number)
+
+# %% [markdown]
+# - Fractions and decimals agree now
+# - The tolerance accepts `0.333` for a third: the next false accept
+# - Roots and sums are still out of reach: they need algebra
+#
+# ### Step 5: the package
+#
+# - The steps are the same; each is used only when the one before could not
+#   decide
+#
+# | step | decides |
+# |---|---|
+# | extract | where the answer is, or that there is none |
+# | clean, compare strings | most answers |
+# | exact numbers, no tolerance | fractions, decimals, percent |
+# | hazard guard | what must never reach the algebra |
+# | algebra (math-verify) in another process, with a deadline | the rest |
+
+# %%
+from helpers.grading import grade_response
+
+
+def grade_package(response, gold):
+    return grade_response(response, gold).correct
+
+
+try_grader(grade_package)
+
+# %% [markdown]
+# - An empty table: every case as it should
+# - That proves little, since we chose the cases; sections 5 and 8 test more
+# - This is the function that decides, as it stands in the package
+
+# %%
+import inspect
+
+from helpers.grading import core
+
+print(inspect.getsource(core.judge))
+
+# %% [markdown]
+# ### The five graders in one picture
+#
+# - Green: as it should; the other two are different kinds of wrong
+
+# %%
+from helpers import plots
+
+graders = {
+    "1 strings": grade_string, "2 box": grade_box,
+    "3 spelling": grade_spelling, "4 numbers": grade_number,
+    "5 package": grade_package,
+}
+counts = {}
+for name, grader in graders.items():
+    pairs = [(grader(r, g), should) for r, g, should in CASES]
+    counts[name] = {
+        "as it should": sum(says == should for says, should in pairs),
+        "false accept": sum(says > should for says, should in pairs),
+        "false reject": sum(says < should for says, should in pairs),
+    }
+
+# %%
+figure = plots.plot_outcomes(
+    counts,
+    title="Five graders on the same cases",
+    decoding="cases chosen by hand: no accuracy",
+)
+figure.axes[0].set_xlabel("cases")
+plots.show(figure, (
+    "Stacked bars, one a grader, from plain strings to the package: cases "
+    "judged as they should, falsely accepted, falsely rejected. The "
+    "numbers are in the table below."
+))
+
+# %%
+pd.DataFrame(counts).T
+
+# %% [markdown]
+# ## 3. Where is the answer?
+#
+# - Most arguments about grading are about **extraction**
+# - The order in the package: what follows `</think>`; the last box; then
+#   `####`; then "the answer is"
+# - Boxes inside the thinking do not count
+# - An empty or unclosed last box is *no answer*: nobody gets the benefit of
+#   the doubt
+# - Without any mark the last number counts, **labelled as a last resort**
+
+# %%
+TEXTS = [
+    r"So \boxed{\frac{a+b}{2}} it is.",
+    "8 + 49 = 57\n#### 57",
+    "Hence the final answer is 57.",
+    "I get 57 apples.",
+    "I get 57 apples after 3 steps.",
+    r"<think>\boxed{5}? No.</think> It is \boxed{57}.",
+    r"<think>Let me check again, and again",
+    r"It must be \boxed{5",
+    "I do not know.",
+]
+
+# %%
+from helpers.grading.extract import extract
+
+rows = [(text, *extract(text)) for text in TEXTS]
+table = pd.DataFrame(rows, columns=["response", "answer", "how"])
+table.set_index("response")
+
+# %% [markdown]
+# - Look at "after 3 steps": the last resort took the wrong number
+# - A response that does not mark its answer is a gamble, whoever grades it
+# - So a model that learns to mark its answer scores higher, without one
+#   calculation more being right: remember this in notebook 05
+
+# %% [markdown]
+# ## 4. Every verdict has a reason
+#
+# - `Grade` has three parts: `correct`, `extracted`, `reason`
+# - A bare true or false cannot be argued with; a reason can
+
+# %%
+rows = []
+for response, gold, _ in CASES:
+    grade = grade_response(response, gold)
+    rows.append((response, gold, grade.correct, grade.reason))
+columns = ["response", "gold", "correct", "reason"]
+pd.DataFrame(rows, columns=columns).set_index("response")
+
+# %% [markdown]
+# - Reasonable people disagree about some classes: units, percent, order
+# - The package decides them once and writes the decision down
+# - Here are a few of its rules
+
+# %%
+from helpers.grading import GRADER_VERSION, POLICY
+
+print("grader version", GRADER_VERSION)
+for name in ("tolerance", "percent", "units", "order", "last resort"):
+    print(f"- {name}: {POLICY[name]}")
+
+# %% [markdown]
+# ## 5. Two invariants
+#
+# - You cannot check a grader by reading it
+# - Two tests need no judgement at all:
+#   1. every gold answer, graded against itself, is right
+#   2. one constant answer to all problems is wrong
+# - The first finds false rejects, the second false accepts
+# - A constant nobody would answer keeps the second one clean
+
+# %%
+from helpers.grading import grade_many
+from helpers.problems import load_problems
+from helpers.stats import proportion
+
+CONSTANT = r"The answer is \boxed{-123.456}."
+rows = []
+for bench in recipe.evaluate.benchmarks:
+    golds = [p.answer for p in load_problems(bench.path, bench.n)]
+    boxed = [rf"The answer is \boxed{{{gold}}}." for gold in golds]
+    itself = sum(g.correct for g in grade_many(boxed, golds))
+    fixed = grade_many([CONSTANT] * len(golds), golds)
+    constant = sum(g.correct for g in fixed)
+    rows.append((bench.name, bench.role, itself, constant, len(golds)))
+
+# %%
+table = pd.DataFrame([
+    (name, role, proportion(itself, n), proportion(constant, n))
+    for name, role, itself, constant, n in rows
+], columns=["benchmark", "role", "gold against itself", "constant answer"])
+table.set_index("benchmark")
+
+# %%
+perfect = all(i == n and c == 0 for _, _, i, c, n in rows)
+print("both invariants hold on every benchmark:", perfect)
+
+# %% [markdown]
+# - Read the intervals: even a perfect count leaves a doubt, and the doubt
+#   is larger on the small benchmark
+# - An interval of this kind (Wilson) stands beside every score of the course
+# - The role column says which published benchmark each one plays
+#
+# ### The same test on our own graders
+#
+# - Which of the five pass on the main benchmark?
+
+# %%
+main = next(b for b in recipe.evaluate.benchmarks
+            if b.name == recipe.evaluate.main)
+golds = [p.answer for p in load_problems(main.path, main.n)]
+for name, grader in graders.items():
+    hits = sum(grader(rf"So \boxed{{{g}}}.", g) for g in golds)
+    misses = sum(grader(CONSTANT, g) for g in golds)
+    print(f"{name:<11} itself {proportion(hits, len(golds))}"
+          f"   constant {proportion(misses, len(golds))}")
+
+# %% [markdown]
+# - Most of them pass, since these answers are plain whole numbers
+# - **Invariants are necessary, not sufficient**: on fractions and roots the
+#   same graders fail, as section 2 showed
+
+# %% [markdown]
+# ## 6. The answer that never ends
+#
+# - A model may write anything, also `\boxed{9^{9^{9}}}`
+# - Algebra tries to compute it, and your run stands still
+# - First line of defence: a guard that sees a tower of powers in the text
+
+# %%
+clock = time.perf_counter()
+print(grade_response(r"\boxed{9^{9^{9}}}", "1"))
+print(f"after {time.perf_counter() - clock:.3f} s")
+
+# %% [markdown]
+# - A guard knows only what somebody thought of
+# - Second line: algebra runs in **another process**, and we hold the clock
+# - Below we go around the guard on purpose and hand the tower to algebra
+
+# %%
+from helpers.grading.pool import Worker
+
+worker = Worker()
+worker.start()
+print("worker runs:", worker.pid is not None)
+clock = time.perf_counter()
+print("verdict:", worker.ask("1", "9^{9^{9}}", deadline_s=1.0))
+print(f"after {time.perf_counter() - clock:.1f} s")
+
+# %% [markdown]
+# - The verdict is *deadline*: no answer, so not correct
+# - The worker did not give up by itself; it was killed
+# - The next question starts a new one, and nothing else was lost
+
+# %%
+print("worker runs:", worker.pid is not None)
+print("next question:", worker.ask("x+1", "1+x", deadline_s=10.0))
+worker.stop()
+
+# %% [markdown]
+# - Why not the library's own timeout? It uses a signal, which works only in
+#   the main thread of a Unix process
+# - Switched off, it hangs; called from a thread, it raises an error, and a
+#   careless `except` turns that into "wrong"
+# - A process of our own behaves the same in Jupyter, in a thread and on
+#   Windows
+
+# %% [markdown]
+# ## 7. Text from a model is untrusted
+#
+# - Many a parser of formulas runs `eval` somewhere inside
+# - Then an answer is a program, and it runs with your rights
+# - Here nothing is ever eval'ed; what looks like code is refused by name
+
+# %%
+HOSTILE = [
+    r"\boxed{__import__('os').system('touch hacked')}",
+    r"\boxed{().__class__.__bases__[0]}",
+    r"\boxed{" + "(" * 5000 + "1" + ")" * 5000 + "}",
+]
+for response in HOSTILE:
+    grade = grade_response(response, "1")
+    print(grade.correct, "|", grade.reason)
+print("file made:", Path("hacked").exists())
+
+# %% [markdown]
+# - Whatever breaks the grader gets no reward, and no exception either
+# - One bad response must not end a harvest of thousands
+
+# %% [markdown]
+# ## 8. Real responses of the base model
+#
+# - Until here we made up the responses; now the base model writes them
+# - A slice of the dev problems, each greedily and once by sampling
+# - First look at the number, then at what the failures are
+
+# %%
+from helpers.engines.transformers_engine import TransformersEngine
+from helpers.models import load_model
+
+model, tokenizer = load_model(recipe)
+engine = TransformersEngine(
+    model, tokenizer, max_batch_size=recipe.engine.max_batch_size
+)
+asked = load_problems(recipe.data.dev)[:120]
+print(len(asked), "dev problems")
+
+# %%
+from helpers.engines.base import SampleRequest, derive_seed
+from helpers.prompts import render_prompt
+
+WAYS = {"greedy": 0.0, "temperature 1": 1.0}
+
+
+def make_request(problem, temperature):
+    """One response to one problem."""
+    text = render_prompt(
+        tokenizer, problem.problem, recipe.data.prompt_template
+    )
+    seed = derive_seed(recipe.seed, problem.id, 0)
+    cap = recipe.sampling.max_new_tokens
+    return SampleRequest(problem.id, 0, text, seed, temperature, 1.0, cap)
+
+
+# %%
+from tqdm.auto import tqdm
+
+gold = {p.id: p.answer for p in asked}
+results = {}
+for way, temperature in WAYS.items():
+    requests = [make_request(p, temperature) for p in asked]
+    bar = tqdm(engine.sample(requests), total=len(asked), desc=way)
+    texts = list(bar)
+    golds = [gold[t.request.problem_id] for t in texts]
+    grades = grade_many([t.response for t in texts], golds)
+    results[way] = list(zip(texts, grades))
+
+# %%
+lines = []
+for way, graded in results.items():
+    hits = sum(grade.correct for _, grade in graded)
+    lines.append(f"- base, {way}: {proportion(hits, len(graded))}")
+display(Markdown("\n".join(lines)))
+
+# %% [markdown]
+# ### What kind of wrong?
+#
+# - *No answer*: nothing to grade
+# - *Cut off*: the response hit the cap before it came to an end
+# - *Other answer*: it finished, and it was wrong
+# - The three ask for different cures: format, length, arithmetic
+
+# %%
+def name_outcome(text, grade):
+    """Sort one graded response into four drawers."""
+    if grade.correct:
+        return "right"
+    if text.finish_reason == "length":
+        return "cut off"
+    return "other answer" if grade.extracted else "no answer"
+
+
+kinds = ("right", "other answer", "cut off", "no answer")
+outcomes = {
+    way: {k: sum(name_outcome(*g) == k for g in graded) for k in kinds}
+    for way, graded in results.items()
+}
+
+# %%
+figure = plots.plot_outcomes(
+    outcomes,
+    title="Base model: right, and how the rest went wrong",
+    decoding=f"{len(asked)} dev problems, max_new_tokens "
+    f"{recipe.sampling.max_new_tokens}",
+)
+plots.show(figure, (
+    "Two stacked bars, greedy and temperature 1: responses that are right, "
+    "finished with another answer, cut off, or without an answer. The "
+    "numbers are in the table below."
+))
+
+# %%
+pd.DataFrame(outcomes).T
+
+# %% [markdown]
+# ### Marked or guessed?
+#
+# - How was each answer found, and how often is it then right?
+# - The last resort is where a right calculation gets lost
+
+# %%
+found = pd.DataFrame([
+    (way, extract(text.response).how, grade.correct)
+    for way, graded in results.items()
+    for text, grade in graded
+], columns=["sampling", "answer found by", "right"])
+groups = found.groupby(["sampling", "answer found by"])["right"]
+groups.agg(lambda right: str(proportion(int(sum(right)), len(right))))
+
+# %% [markdown]
+# ### Three failures, in full
+#
+# - A score hides what happened; always read some responses
+# - One of each kind that occurred
+
+# %%
+shown = set()
+for text, grade in results["temperature 1"]:
+    kind = name_outcome(text, grade)
+    if kind == "right" or kind in shown:
+        continue
+    shown.add(kind)
+    print(f"--- {kind}: {grade.reason}; gold "
+          f"{gold[text.request.problem_id]}")
+    print(text.response, end="\n\n")
+
+# %% [markdown]
+# ## 9. Why a false accept costs more
+#
+# - A **false reject** throws a good sample away; the next one is as good
+# - A **false accept** puts a wrong text into the training data, with our
+#   stamp on it
+# - As a reward it is worse: the model finds the hole and digs
+# - Suppose a grader errs equally often in both directions; what does the
+#   harvest look like?
+
+# %%
+graded = results["temperature 1"]
+solve = sum(grade.correct for _, grade in graded) / len(graded)
+rows = []
+for error in (0.01, 0.05, 0.10):
+    kept = solve * (1 - error) + (1 - solve) * error
+    rows.append((f"{error:.0%}", f"{error:.0%} of the right samples",
+                 f"{(1 - solve) * error / kept:.1%} of the training rows"))
+columns = ["errs in", "false rejects lose", "false accepts spoil"]
+pd.DataFrame(rows, columns=columns).set_index("errs in")
+
+# %% [markdown]
+# - What is lost can be sampled again; what is spoilt stays
+# - The weaker the model, the larger the spoilt share: wrong samples are
+#   many, so a small error on them is a large number
+# - So: **in doubt, refuse**
+
+# %% [markdown]
+# ## 10. The honest caveat
+#
+# - A right final number does not prove a right solution: two errors can
+#   cancel
+# - A refused answer is not always wrong: look at the last resort
+# - The grader is part of the measurement; when it changes, old scores do not
+#   compare, so its version goes into the record
+
+# %%
+import psutil
+
+from helpers.grading import shut_down
+
+shut_down()
+took = time.perf_counter() - started
+held = psutil.Process().memory_info().rss / 2**30
+display(Markdown(
+    f"- wall time: {took:.0f} s\n- memory of this kernel: {held:.1f} GiB"
+))
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. **Basic.** Add three cases to `CASES` that you think are hard. Which of
+#    the five graders fail on them? Does the package agree with you, and if
+#    not, which line of `POLICY` decided?
+# 2. **Stretch.** Write a sixth grader that passes all cases without calling
+#    the package. Then run the invariants of section 5 on it.
+# 3. **Open.** How large is the false-reject rate on *real* responses? Design
+#    a check that needs you to read as few responses as possible, do it, and
+#    give the rate with its interval.
+
+# %% [markdown]
+# ## Recap
+#
+# - **gold**: the reference answer
+# - **extraction**: finding the answer in the response
+# - **false accept / false reject**: wrong called right / right called wrong
+# - **last resort**: the last number, when nothing is marked
+# - **invariant**: what must hold for every input, whatever the grader does
+# - **deadline**: the clock that we hold, not the library
+#
+# **Handed on:** no file, but the one function that all later notebooks use:
+# `helpers.grading.grade_many`.
+#
+# **Next:** [02 · Self-distillation](02_self_distillation.ipynb) – the model
+# writes its own training data, and the grader chooses.

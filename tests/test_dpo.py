@@ -1,0 +1,215 @@
+"""DPO: starts from its reference, counts ties, and says when it is dead."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+
+import pytest
+
+pytest.importorskip("trl")
+
+import torch
+from trl import DPOConfig
+from training_rows import write_pairs
+
+from helpers import dpo, guards
+from helpers.dpo_trainer import measure_start_loss
+from helpers.errors import LabError
+from helpers.recipes import load_recipe
+
+FAST = (
+    "dpo.per_device_batch=4",
+    "dpo.effective_batch=4",
+    "dpo.epochs=2",
+    "dpo.learning_rate=1e-2",
+)
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny_recipe):
+    return load_recipe(tmp_path / "tiny.yaml", FAST)
+
+
+@pytest.fixture
+def pairs(run, tokenizer, tiny_model_dir):
+    """A run with pairs and a merged SFT model (the tiny one itself)."""
+    shutil.copytree(tiny_model_dir, run.file("sft", "merged"))
+    return write_pairs(run, tokenizer)
+
+
+def change(tmp_path, *overrides):
+    return load_recipe(tmp_path / "tiny.yaml", (*FAST, *overrides))
+
+
+def make_trainer(recipe, run, tokenizer, pairs):
+    from helpers.models import load_model
+
+    model, _ = load_model(recipe)
+    return dpo.build_trainer(
+        recipe, recipe.dpo, model, tokenizer, pairs, run.file("out")
+    )
+
+
+def read_log(run, tag="dpo"):
+    lines = run.file(tag, "log.jsonl").read_text().splitlines()
+    return [x for x in map(json.loads, lines) if "loss" in x]
+
+
+def spoil(trainer):
+    """Give the fresh adapter another start than zero."""
+    with torch.no_grad():
+        for name, weight in trainer.model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.5)
+
+
+@pytest.mark.parametrize("precompute", ["true", "false"])
+def test_loss_before_any_update_is_ln_2_only_for_the_right_reference(
+    tmp_path, run, tokenizer, pairs, precompute
+):
+    recipe = change(tmp_path, f"dpo.precompute_ref_log_probs={precompute}")
+    trainer = make_trainer(recipe, run, tokenizer, pairs)
+    assert trainer.ref_model is None
+    loss = measure_start_loss(trainer)
+    assert loss == pytest.approx(math.log(2), abs=1e-5)
+    guards.check_dpo_start(loss)
+    spoil(trainer)
+    with pytest.raises(LabError, match="not ln 2"):
+        guards.check_dpo_start(measure_start_loss(trainer))
+    assert trainer.model.training
+
+
+def test_first_step_is_all_ties_and_accuracy_zero(
+    tmp_path, run, tokenizer, pairs
+):
+    # Without precomputing, both passes are bit for bit the same.
+    recipe = change(tmp_path, "dpo.precompute_ref_log_probs=false")
+    metrics = dpo.run_dpo(recipe, run)
+    first, last = read_log(run)[0], read_log(run)[-1]
+    assert first["tie_fraction"] == 1.0 == metrics["first_tie_fraction"]
+    assert first["rewards/accuracies"] == 0.0
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert last["tie_fraction"] == 0.0
+
+
+def test_tie_fraction_counts_the_pairs_that_moved(
+    tmp_path, run, tokenizer, pairs
+):
+    recipe = change(tmp_path, "dpo.precompute_ref_log_probs=false")
+    trainer = make_trainer(recipe, run, tokenizer, pairs)
+    spoil(trainer)
+    row = dict(trainer.train_dataset[0])
+    same = row | {"rejected_ids": row["chosen_ids"]}
+    inputs = trainer._prepare_inputs(
+        trainer.data_collator([row, same, same, same])
+    )
+    trainer.model.train()
+    trainer.compute_loss(trainer.model, inputs)
+    assert trainer._metrics["train"]["tie_fraction"] == [0.75]
+    assert len(trainer._metrics["train"]["rewards/margins"]) == 1
+
+
+def test_precomputed_reference_gives_the_same_run(
+    tmp_path, run, tokenizer, pairs
+):
+    logs = []
+    for precompute in ("true", "false"):
+        recipe = change(tmp_path, f"dpo.precompute_ref_log_probs={precompute}")
+        dpo.run_dpo(recipe, run, smoke_steps=4)
+        logs.append(read_log(run, "smoke/dpo"))
+    for ours, theirs in zip(*logs, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=2e-3)
+        assert ours["rewards/margins"] == pytest.approx(
+            theirs["rewards/margins"], abs=5e-3
+        )
+
+
+def test_stage_trains_announces_and_is_loaded(recipe, run, pairs, capsys):
+    metrics = dpo.run_dpo(recipe, run)
+    assert metrics["steps"] == 12 and metrics["floor_steps"] == 10
+    assert metrics["start_loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert metrics["margin"] > 0.02 and not metrics["noop"]
+    assert "No-op" not in capsys.readouterr().out
+    assert run.file("dpo", "adapter", "adapter_model.safetensors").is_file()
+    assert dpo.run_dpo(recipe, run) == metrics
+    assert "is loaded" in capsys.readouterr().out
+
+
+def test_published_settings_are_called_a_noop_while_training(
+    recipe, run, pairs, capsys
+):
+    metrics = dpo.run_dpo(recipe, run, variant="published")
+    said = capsys.readouterr().out
+    assert metrics["steps"] == 60 and metrics["noop"]
+    assert said.count("No-op alarm at step 20") == 1
+    assert metrics["sum_learning_rates"] == pytest.approx(1.5e-5, rel=0.02)
+    # Accuracy alone would not have told.
+    assert max(x["rewards/accuracies"] for x in read_log(run, "dpo-published"))
+    assert run.file("dpo-published", "adapter").is_dir()
+    assert not run.file("dpo").exists()
+
+
+def test_overfitting_is_called_while_training(
+    tmp_path, run, tokenizer, pairs, capsys
+):
+    recipe = change(
+        tmp_path, "dpo.epochs=8", "dpo.learning_rate=5e-2",
+        "dpo.overfit_margin=1.0",
+    )  # fmt: skip
+    metrics = dpo.run_dpo(recipe, run)
+    assert metrics["overfit"]
+    assert capsys.readouterr().out.count("Overfit alarm") == 1
+
+
+def test_useless_pairs_are_counted_and_not_trained_on(
+    tmp_path, run, tokenizer, pairs, capsys
+):
+    from helpers.records import write_records
+
+    pairs[0].rejected = pairs[0].chosen
+    pairs[1].rejected = pairs[1].chosen + " and so on" * 40
+    write_records(run.file("pairs.jsonl"), pairs)
+    recipe = change(tmp_path, "dpo.max_length=200")
+    metrics = dpo.run_dpo(recipe, run, smoke_steps=1)
+    assert (metrics["pairs_identical"], metrics["pairs_too_long"]) == (1, 1)
+    assert metrics["pairs"] == len(pairs) - 2
+    assert "1 over max_length" in capsys.readouterr().out
+
+
+def test_answers_are_never_cut(recipe, run, tokenizer, pairs):
+    # TRL's own default would cut at 1,024 tokens without a word.
+    assert DPOConfig("unused", use_cpu=True).max_length == 1024
+    trainer = make_trainer(recipe, run, tokenizer, pairs)
+    assert trainer.args.max_length == recipe.dpo.max_length
+    dpo.check_trainer(trainer, tokenizer, pairs)
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    ends = (batch["input_ids"] == tokenizer.eos_token_id).sum(dim=1)
+    assert ends.tolist() == [1, 1]
+
+
+def test_variant_settings_reach_the_trainer(recipe):
+    published = recipe.dpo_variant("published")
+    count = dpo.count_dpo_steps(published, 21)
+    assert (count.total, published.learning_rate) == (60, 5e-7)
+
+
+def test_trl_default_learning_rate_is_not_the_published_one():
+    assert DPOConfig("unused", use_cpu=True).learning_rate == 1e-6
+
+
+def test_smoke_run_has_no_noop_alarm(recipe, run, pairs, capsys):
+    dpo.run_dpo(recipe, run, smoke_steps=2)
+    assert "No-op" not in capsys.readouterr().out
+    assert run.metrics() == {}
+
+
+def test_missing_parts_are_named(recipe, run, tokenizer):
+    with pytest.raises(LabError, match="mathslm distill"):
+        dpo.run_dpo(recipe, run)
+    write_pairs(run, tokenizer)
+    with pytest.raises(LabError, match="mathslm merge --model sft"):
+        dpo.run_dpo(recipe, run)
+    with pytest.raises(LabError, match="no DPO variant 'publish'"):
+        dpo.run_dpo(recipe, run, variant="publish")

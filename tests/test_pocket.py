@@ -1,0 +1,187 @@
+"""The pocket problem sets: right, disjoint, reproducible; styles as told."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from fractions import Fraction
+from itertools import islice
+from random import Random
+
+import pytest
+
+from helpers import grading
+from helpers.pocket import stories, styles
+from helpers.records import Problem, read_records
+from helpers.runs import DATA_DIR
+
+SIZES = {
+    "easy": 200,
+    "main": 500,
+    "hard": 60,
+    "shifted": 500,
+    "dev": 400,
+    "train": 3000,
+}
+TESTS = ("easy", "main", "hard", "shifted")
+
+
+@pytest.fixture(scope="module")
+def sets() -> dict[str, list[Problem]]:
+    return {
+        name: read_records(DATA_DIR / "pocket" / f"{name}.jsonl", Problem)
+        for name in SIZES
+    }
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[a-z]+|\d+|[^\s\w]", text.lower())
+
+
+def ngrams(text: str, n: int = 8) -> set[tuple[str, ...]]:
+    tokens = words(text)
+    return {tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)}
+
+
+def calculate(expression: str) -> Fraction:
+    """The value of a sum, difference, product, quotient with brackets."""
+    if inner := re.search(r"\(([^()]+)\)", expression):
+        value = calculate(inner[1])
+        text = expression[: inner.start()] + str(value)
+        return calculate(text + expression[inner.end() :])
+    total = Fraction(0)
+    for sign, product in re.findall(r"([+-]?) ?(\d+(?: [*/] \d+)*)", expression):
+        value = Fraction(1)
+        for op, number in re.findall(r"([*/]?) ?(\d+)", product):
+            value = value / int(number) if op == "/" else value * int(number)
+        total += -value if sign == "-" else value
+    return total
+
+
+def test_sizes_and_ids(sets):
+    assert {name: len(rows) for name, rows in sets.items()} == SIZES
+    ids = [row.id for rows in sets.values() for row in rows]
+    assert len(set(ids)) == len(ids)
+
+
+def test_no_text_is_in_two_sets(sets):
+    seen = Counter(
+        " ".join(words(row.problem)) for rows in sets.values() for row in rows
+    )
+    assert [text for text, count in seen.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_ngram_overlap_with_train_and_dev(sets, name):
+    """No test problem is contained in one training problem.
+
+    Templates share their wording, so single 8-grams recur; a problem counts
+    as leaked when nine tenths of its 8-grams stand in one other problem.
+    """
+    where = defaultdict(set)
+    for row in sets["train"] + sets["dev"]:
+        for gram in ngrams(row.problem):
+            where[gram].add(row.id)
+    leaked = []
+    for row in sets[name]:
+        grams = ngrams(row.problem)
+        hits = Counter(i for gram in grams for i in where.get(gram, ()))
+        if hits and hits.most_common(1)[0][1] >= 0.9 * len(grams):
+            leaked.append((row.id, hits.most_common(1)[0]))
+    assert leaked == []
+
+
+def test_overlap_check_finds_a_planted_leak(sets):
+    row = sets["main"][0]
+    copy = row.problem.replace("the", "the very", 1)
+    shared = ngrams(row.problem) & ngrams(copy)
+    assert ngrams(row.problem) == ngrams(row.problem.upper())
+    assert len(shared) <= len(ngrams(row.problem))
+
+
+def test_shifted_wordings_never_occur_in_train(sets):
+    """The first four words of a shifted story open no training problem."""
+    train = {tuple(words(r.problem)[:4]) for r in sets["train"]}
+    own = [
+        r
+        for r in sets["shifted"]
+        if r.source in ("tank", "lift", "team", "boxes")
+    ]
+    assert own
+    assert not [r.id for r in own if tuple(words(r.problem)[:4]) in train]
+
+
+def test_gold_answers_grade_themselves(sets):
+    for name, rows in sets.items():
+        right = [grading.is_equivalent(r.answer, r.answer) for r in rows]
+        assert all(right), name
+
+
+def test_a_constant_answer_scores_near_nothing(sets):
+    """-7 is the gold of no problem, so a constant answer gets 0 %."""
+    for rows in sets.values():
+        assert not any(grading.is_equivalent("-7", r.answer) for r in rows)
+
+
+def test_solutions_end_in_the_answer(sets):
+    for rows in sets.values():
+        for row in rows:
+            last = row.solution.splitlines()[-1]
+            assert re.search(rf"= {row.answer}\b", last), row.id
+
+
+@pytest.mark.parametrize("kind", ["TRAINED", "HELD_OUT"])
+def test_every_story_is_right(kind):
+    for name, make in getattr(stories, kind).items():
+        for seed in range(120):
+            story = make(Random(seed), 1 + seed % 6)
+            for step in story.steps:
+                assert calculate(step.left) == step.value, (name, seed)
+            assert calculate(story.expression) == story.answer, (name, seed)
+            assert story.steps[-1].value == story.answer
+            assert story.answer >= 0
+
+
+def test_styles_mark_or_hide_the_answer():
+    """Boxed and hashed styles carry the last step's value; slips move it."""
+    rng = Random(1)
+    for seed in range(200):
+        story = stories.TRAINED["shop"](Random(seed), 4)
+        for style in ("steps", "prose", "one_line", "bare", "rambling"):
+            text = styles.RENDERERS[style](rng, story, list(story.steps))
+            assert grading.extract_answer(text) == str(story.answer)
+        slipped = styles._slip(rng, list(story.steps))
+        assert slipped != list(story.steps)
+
+
+def test_unmarked_style_hides_some_answers():
+    story = stories.TRAINED["shop"](Random(3), 4)
+    texts = {
+        styles.RENDERERS["unmarked"](Random(s), story, list(story.steps))
+        for s in range(30)
+    }
+    right = [
+        grading.grade_response(t, str(story.answer)).correct for t in texts
+    ]
+    assert any(right) and not all(right)
+
+
+def test_corpus_keeps_out_of_the_other_splits(sets):
+    """Fresh pretraining documents share no text with any problem set."""
+    pytest.importorskip("reasoning_gym", reason="extra 'build' not installed")
+    from helpers.pocket.corpus import iter_corpus
+
+    held = {r.problem for rows in sets.values() for r in rows}
+    docs = {problem for problem, _, _ in islice(iter_corpus(5), 3000)}
+    assert not held & docs
+
+
+@pytest.mark.slow
+def test_rebuild_gives_the_shipped_files(tmp_path):
+    pytest.importorskip("reasoning_gym", reason="extra 'build' not installed")
+    from helpers.pocket.build import build_sets
+
+    build_sets(tmp_path)
+    for name in SIZES:
+        fresh = (tmp_path / f"{name}.jsonl").read_bytes()
+        assert fresh == (DATA_DIR / "pocket" / f"{name}.jsonl").read_bytes()

@@ -1,0 +1,322 @@
+"""The report of a made-up run: complete, partial, damaged and empty."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+
+import pytest
+from bs4 import BeautifulSoup
+
+from helpers import stats
+from helpers.recipes import load_recipe
+from helpers.records import Completion, write_json, write_records, write_text
+from helpers.report import read_results, write_report
+from helpers.report.blocks import flatten, is_number, show_seconds
+from helpers.report.scores import OUTCOMES, classify_outcome
+from helpers.runs import RunDir
+
+TAGS = ("base", "sft", "dpo", "dpo-published")
+# Share of right answers per model, and of cut-off ones among the wrong.
+SHARES = {"base": 0.42, "sft": 0.55, "dpo": 0.56, "dpo-published": 0.55}
+EASE = {"easy": 0.3, "main": 0.0, "hard": -0.38, "shifted": -0.15}
+
+
+def make_completion(problem_id: str, right: bool, rng) -> Completion:
+    tokens = max(8, min(192, round(rng.gauss(90 if right else 130, 35))))
+    return Completion(
+        problem_id=problem_id,
+        sample=0,
+        prompt="What is 1 + 1?",
+        response="<b>2</b>",
+        extracted="2" if right or rng.random() < 0.8 else None,
+        correct=right,
+        finish_reason="length" if tokens == 192 and not right else "stop",
+        tokens=tokens,
+        mean_logprob=-0.3,
+        seed=1,
+    )
+
+
+def fill_evals(run: RunDir) -> None:
+    for bench in run.recipe.evaluate.benchmarks:
+        difficulty = [random.Random(i).random() for i in range(bench.n)]
+        for tag in TAGS:
+            rng = random.Random(f"{tag}{bench.name}")
+            level = SHARES[tag] + EASE[bench.name]
+            rows = [
+                make_completion(
+                    f"{bench.name}-{i}", d + rng.gauss(0, 0.08) < level, rng
+                )
+                for i, d in enumerate(difficulty)
+            ]
+            write_records(run.file("eval", tag, f"{bench.name}.jsonl"), rows)
+
+
+def write_log(run: RunDir, tag: str, rows: list[dict]) -> None:
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    write_text(run.file(tag, "log.jsonl"), text)
+
+
+def fill_training(run: RunDir) -> None:
+    rng = random.Random(7)
+    rows = [
+        {"step": i, "loss": 0.4 + 1 / (1 + i / 9) + rng.random() / 20}
+        for i in range(1, 151)
+    ]
+    write_log(run, "sft", [*rows, {"step": 150, "train_runtime": 80.0}])
+    for tag, slope in (("dpo", 0.02), ("dpo-published", 0.0003)):
+        rows = [
+            {
+                "step": i,
+                "loss": 0.693,
+                "rewards/margins": slope * i,
+                "rewards/accuracies": min(1.0, 12 * slope * i),
+                "tie_fraction": max(0.0, 1 - 12 * slope * i),
+            }
+            for i in range(1, 61)
+        ]
+        write_log(run, tag, rows)
+    for tag, cosine in (("sft", 1.0), ("dpo", 0.99), ("dpo-published", 0.2)):
+        report = {"cosine": cosine, "norm_kept": cosine, "dtype": "float32"}
+        counts = {"greedy_agree": 31, "greedy_total": 32}
+        write_json(run.file(tag, "merge_fidelity.json"), report | counts)
+
+
+def fill_run(run: RunDir) -> RunDir:
+    """Everything a finished course leaves in a run folder."""
+    fill_evals(run)
+    fill_training(run)
+    rng = random.Random(3)
+    samples = [
+        make_completion(f"train-{i}", rng.random() < (i % 10) / 9, rng)
+        for i in range(300)
+        for _ in range(4)
+    ]
+    write_records(run.file("samples", "distill.jsonl"), samples)
+    write_json(run.file("metrics.json"), {"distill": {"sft_rows": 240}})
+    phases = [
+        {"phase": name, "seconds": seconds, "usd": 0.0}
+        for name, seconds in (("distill", 212.4), ("sft", 81.0), ("dpo", 40.1))
+    ]
+    write_json(run.file("ledger.json"), {"phases": phases})
+    return run
+
+
+@pytest.fixture
+def empty_run(tmp_path) -> RunDir:
+    return RunDir.open(tmp_path / "run", load_recipe("pocket"))
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory) -> tuple[RunDir, BeautifulSoup]:
+    folder = tmp_path_factory.mktemp("report") / "run"
+    run = fill_run(RunDir.open(folder, load_recipe("pocket")))
+    page = write_report(run).read_text(encoding="utf-8")
+    return run, BeautifulSoup(page, "html.parser")
+
+
+def test_full_report_has_every_part_and_no_gap(full):
+    _, page = full
+    keys = [section["id"] for section in page.find_all("section")]
+    assert keys == [
+        "headline",
+        "scores",
+        "paired",
+        "outcomes",
+        "lengths",
+        "harvest",
+        "training",
+        "merges",
+        "ledger",
+        "published",
+        "manifest",
+    ]
+    for section in page.find_all("section"):
+        assert section.find(["table", "figure", "p"]), section["id"]
+
+
+def test_page_is_self_contained(full):
+    _, page = full
+    assert not page.find_all("script")
+    assert not page.find_all("link")
+    for image in page.find_all("img"):
+        assert image["src"].startswith("data:image/png;base64,")
+    assert "url(" not in page.style.text
+
+
+def test_page_is_accessible(full):
+    _, page = full
+    assert page.html["lang"] == "en"
+    assert page.find("meta", attrs={"name": "viewport"})
+    assert "prefers-color-scheme: dark" in page.style.text
+    images = page.find_all("img")
+    assert len(images) >= 9
+    assert all(len(image["alt"]) > 30 for image in images)
+    for table in page.find_all("table"):
+        assert table.caption.text
+        assert all(h["scope"] == "col" for h in table.thead.find_all("th"))
+        for row in table.tbody.find_all("tr"):
+            assert row.th["scope"] == "row"
+            width = len(row.find_all(["th", "td"]))
+            assert width == len(table.thead.find_all("th"))
+
+
+def test_scores_are_those_of_the_files(full):
+    run, page = full
+    shown = page.find(id="scores").get_text()
+    for tag in TAGS:
+        for bench in run.recipe.evaluate.benchmarks:
+            path = run.file("eval", tag, f"{bench.name}.jsonl")
+            rows = [json.loads(x) for x in path.read_text().splitlines()]
+            right = sum(row["correct"] for row in rows)
+            assert str(stats.proportion(right, bench.n)) in shown
+
+
+def test_headline_sentence_is_the_paired_comparison(full):
+    run, page = full
+    results = read_results(run)
+    right = {
+        tag: {r.problem_id: r.correct for r in results.evals[tag]["main"]}
+        for tag in TAGS
+    }
+    shown = " ".join(page.find(id="headline").get_text().split())
+    for before, after in (("base", "sft"), ("sft", "dpo"), ("base", "dpo")):
+        one = stats.compare(right[before], right[after])
+        assert one.sentence(before, after, "main") in shown
+    assert "dpo-published" in shown
+
+
+def test_paired_table_counts_add_up_and_holm_is_larger(full):
+    run, page = full
+    sizes = {b.name: b.n for b in run.recipe.evaluate.benchmarks}
+    tables = page.find(id="paired").find_all("table")
+    assert len(tables) == 4
+    for table in tables:
+        for row in table.tbody.find_all("tr"):
+            cells = [c.text for c in row.find_all("td")]
+            assert sum(map(int, cells[:4])) == sizes[row.th.text]
+            plain, holm = (float(c.lstrip("< ")) for c in cells[5:7])
+            assert holm >= plain
+
+
+def test_every_answer_has_exactly_one_outcome(full):
+    run, page = full
+    table = page.find(id="outcomes").table
+    for row in table.tbody.find_all("tr"):
+        *counts, total = (int(cell.text) for cell in row.find_all("td"))
+        assert sum(counts) == total
+        assert len(counts) == len(OUTCOMES)
+
+
+@pytest.mark.parametrize(
+    ("correct", "finish", "extracted", "expected"),
+    [
+        (True, "length", "4", "right"),
+        (False, "length", "4", "truncated_wrong"),
+        (False, "length", None, "truncated_wrong"),
+        (False, "stop", "5", "finished_wrong"),
+        (False, "stop", None, "no_answer"),
+    ],
+)
+def test_classify_outcome(correct, finish, extracted, expected):
+    row = make_completion("p", True, random.Random(0)).model_copy(
+        update={
+            "correct": correct,
+            "finish_reason": finish,
+            "extracted": extracted,
+        }
+    )
+    assert classify_outcome(row) == expected
+
+
+def test_published_scores_are_labelled_as_published(full):
+    _, page = full
+    section = page.find(id="published")
+    assert "published by math-slm" in section.get_text()
+    for row in section.table.tbody.find_all("tr"):
+        label = row.th.text
+        assert label.endswith(("published", "this run"))
+    assert "369/500" in section.get_text()
+
+
+def test_empty_run_names_every_missing_part_and_command(empty_run):
+    page = BeautifulSoup(write_report(empty_run).read_text(), "html.parser")
+    gaps = page.find(id="gaps")
+    commands = [code.text for code in gaps.find_all("code")]
+    for start in (
+        "mathslm distill",
+        "mathslm sft",
+        "mathslm merge --model sft",
+        "mathslm dpo",
+        "mathslm evaluate --model base --benchmark main",
+    ):
+        assert any(text.startswith(start) for text in commands), start
+    assert all(text.endswith(str(empty_run.path)) for text in commands)
+    assert len(page.find_all("section")) == 12
+
+
+def test_commands_of_gaps_are_real_commands(empty_run):
+    typer_testing = pytest.importorskip("typer.testing")
+    cli = pytest.importorskip("helpers.cli")
+    runner = typer_testing.CliRunner()
+    for gap in read_results(empty_run).gaps:
+        _, command, *options = gap.command.split()
+        shown = runner.invoke(cli.app, [command, "--help"])
+        assert shown.exit_code == 0, gap.command
+        text = re.sub(r"\x1b\[[0-9;]*m", "", shown.output)
+        for option in options:
+            if option.startswith("--"):
+                assert option in text, gap.command
+
+
+def test_damaged_and_torn_files_are_named_not_fatal(empty_run):
+    run = fill_run(empty_run)
+    run.file("dpo", "merge_fidelity.json").write_text("{")
+    run.file("eval", "dpo", "easy.jsonl").write_text('{"problem_id": 1}\n')
+    with open(run.file("eval", "sft", "main.jsonl"), "a") as file:
+        file.write('{"problem_id": "torn')
+    page = BeautifulSoup(write_report(run).read_text(), "html.parser")
+    gaps = page.find(id="gaps").get_text()
+    assert "merge_fidelity.json:1 is not JSON" in gaps
+    assert "scores of dpo on easy" in gaps
+    assert "torn" in gaps
+    assert page.find(id="scores").find("table")
+
+
+def test_models_with_different_problems_are_not_compared(empty_run):
+    run = fill_run(empty_run)
+    path = run.file("eval", "sft", "main.jsonl")
+    path.write_text("".join(path.read_text().splitlines(True)[:-3]))
+    page = BeautifulSoup(write_report(run).read_text(), "html.parser")
+    gaps = page.find(id="gaps").get_text()
+    assert "497 of 500 problems are there" in gaps
+    assert "sft against base on main" in gaps
+    assert "main-499" in gaps
+
+
+def test_replayed_stage_says_when_it_was_recorded(empty_run):
+    note = {"recorded": {"date": "2020-02-03", "machine": "some machine"}}
+    write_json(empty_run.file("stages", "sft.json"), note)
+    results = read_results(empty_run)
+    assert "2020-02-03" in results.provenance("sft")
+    assert "2020-02-03" not in results.provenance("dpo")
+
+
+def test_text_of_a_run_is_escaped(empty_run):
+    write_json(empty_run.file("metrics.json"), {"distill": {"<i>": "<b>x"}})
+    page = write_report(empty_run).read_text()
+    assert "<b>x" not in page
+    assert "&lt;b&gt;x" in page
+
+
+def test_small_helpers():
+    assert show_seconds(3.04) == "3.0 s"
+    assert show_seconds(75) == "1 min 15 s"
+    assert show_seconds(7260) == "2 h 1 min"
+    assert flatten({"a": {"b": 1.5}, "c": None, "d": [1]}) == [
+        ["a.b", "1.5"],
+        ["c", "–"],
+    ]
+    assert is_number("12") and is_number("-1.5") and not is_number("3/4")
