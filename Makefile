@@ -8,11 +8,13 @@ BIN = $(VENV)/bin
 PY = $(BIN)/python
 CHECK = import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python {v.major}.{v.minor} is too old: 3.11 or newer is needed. Do this: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)")
 
-.PHONY: course test notebooks report clean lint
+.PHONY: course install test notebooks report clean lint
 .DELETE_ON_ERROR:
 
 course: $(VENV)/.installed  ## run notebooks 00-05 on TIER into RUN_DIR
 	$(BIN)/mathslm course --tier $(TIER) --run-dir $(RUN_DIR)
+
+install: $(VENV)/.installed  ## the environment alone
 
 test: $(VENV)/.installed-dev lint  ## everything that CI runs
 	$(PY) -m pytest
@@ -27,7 +29,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 clean:  ## remove the environment and caches; runs/ stays
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 $(PY):
 	@$(PYTHON) -c '$(CHECK)'

@@ -9,6 +9,7 @@ kernels a user has installed.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,11 +25,8 @@ from helpers.records import read_json, write_json
 from helpers.runs import REPO_ROOT, RunDir
 
 NOTEBOOK_DIR = REPO_ROOT / "notebooks"
-OWN_PARAMETERS = {
-    "TIER": "--tier",
-    "RUN_DIR": "--run-dir",
-    "OVERRIDES": "--set",
-}
+START_TIMEOUT = 300  # seconds; a busy classroom machine starts slowly
+OWN_PARAMETERS = {"TIER": "--tier", "RUN_DIR": "--run-dir"}
 
 
 class NotebookError(LabError):
@@ -55,7 +53,8 @@ def run_course(
         run_dir: run folder, the notebooks' ``RUN_DIR``.
         first, last: two-digit numbers, both included.
         parameters: further notebook parameters, e.g. ``{"SEED": 7}``.
-        overrides: ``("sft.epochs=1", …)``, the notebooks' ``OVERRIDES``.
+        overrides: ``("sft.epochs=1", …)``, the notebooks' ``OVERRIDES``;
+            those in ``parameters`` are added.
         console: where progress goes (default: standard output).
         folder: where the notebooks are.
 
@@ -73,15 +72,16 @@ def run_course(
     given = dict(parameters or {})
     known = {path: read_known_parameters(path) for path in notebooks}
     check_parameters(given, known.values())
+    overrides = [*overrides, *read_overrides(given.pop("OVERRIDES", []))]
     seed = [f"seed={given['SEED']}"] if "SEED" in given else []
     run = RunDir.open(run_dir, load_recipe(tier, [*overrides, *seed]))
     given |= {
         "TIER": tier,
         "RUN_DIR": name_folder(run.path),
-        "OVERRIDES": list(overrides),
+        "OVERRIDES": overrides,
     }
     for path in notebooks:
-        chosen = {k: v for k, v in given.items() if k in known[path]}
+        chosen = choose_parameters(given, known[path])
         target = run.file("notebooks", path.name)
         seconds = run_notebook(path, target, chosen, console)
         save_timing(run, path.stem, seconds)
@@ -134,6 +134,16 @@ def read_parameters(pairs: Iterable[str]) -> dict[str, Any]:
     return out
 
 
+def read_overrides(value: Any) -> list[str]:
+    """The parameter OVERRIDES, which must be a list of ``key=value``."""
+    if isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return value
+    raise LabError(
+        f"OVERRIDES is {value!r}, not a list of texts.",
+        fix="use --set sft.epochs=1 instead, once per value",
+    )
+
+
 def read_known_parameters(path: Path) -> dict[str, Any]:
     """Names and details of a notebook's ``parameters`` cell."""
     with quiet_papermill() as papermill:
@@ -166,6 +176,25 @@ def check_parameters(
                 f"{did_you_mean(name, names)}",
                 fix="choose from: " + ", ".join(names),
             )
+
+
+def choose_parameters(
+    given: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Those that this notebook has and that differ from its defaults.
+
+    So a default run has no injected cell and looks like the notebook.
+    """
+    chosen = {}
+    for name in given.keys() & known.keys():
+        try:
+            default = ast.literal_eval(known[name]["default"])
+        except (ValueError, SyntaxError):
+            chosen[name] = given[name]
+            continue
+        if default != given[name]:
+            chosen[name] = given[name]
+    return chosen
 
 
 def name_folder(path: Path) -> str:
@@ -228,6 +257,7 @@ def execute(
             kernel_manager_class=make_kernel_class(stderr),
             on_cell_complete=hook,
             progress_bar=False,
+            start_timeout=START_TIMEOUT,
             cwd=REPO_ROOT,
         )
 

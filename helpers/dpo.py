@@ -118,42 +118,46 @@ def train_adapter(
 ) -> dict[str, Any]:
     """Check the pairs, build the trainer, train, save; return metrics."""
     from helpers import training
-    from helpers.dpo_trainer import DpoWatch, measure_start_loss
+    from helpers.dpo_trainer import DpoWatch
     from helpers.models import load_model
 
     model, tokenizer = load_model(recipe, base)
-    training.check_rendered(
-        tokenizer, (p.prompt for p in pairs), recipe.data.prompt_template
-    )
-    check = guards.check_pairs(
-        pairs, measure_pairs(tokenizer, pairs), config.max_length
-    )
-    print(f"DPO: {check}")
+    checkpoints = folder / "checkpoints"
+    check = select_pairs(recipe, config, tokenizer, pairs)
     kept = [pairs[index] for index in check.kept]
     count = count_dpo_steps(config, len(kept), smoke_steps)
-    print(f"DPO: {count}")
+    print(f"DPO: {check}\nDPO: {count}")
     trainer = build_trainer(
-        recipe,
-        config,
-        model,
-        tokenizer,
-        kept,
-        folder / "checkpoints",
-        smoke_steps,
+        recipe, config, model, tokenizer, kept, checkpoints, smoke_steps
     )
-    check_trainer(trainer, tokenizer, kept)
-    start_loss = measure_start_loss(trainer)
-    guards.check_dpo_start(start_loss, START_TOLERANCE[recipe.model.dtype])
+    start_loss = check_trainer(recipe, trainer, tokenizer, kept)
     monitor = build_monitor(config, count, smoke_steps is not None)
     trainer.add_callback(DpoWatch(monitor))
     resume = None
     if smoke_steps is None:
-        resume = prepare_checkpoints(folder / "checkpoints", inputs, force)
+        resume = prepare_checkpoints(checkpoints, inputs, force)
     speed = training.fit(trainer, "DPO", folder, count, resume)
     return summarise(config, trainer, count, check, monitor) | {
         "start_loss": start_loss,
         "tokens_per_second": round(speed, 1),
     }
+
+
+def select_pairs(
+    recipe: Recipe,
+    config: DpoConfig,
+    tokenizer: Any,
+    pairs: Sequence[PairRow],
+) -> guards.PairCheck:
+    """Check the prompts' template; sort out pairs that cannot be used."""
+    from helpers.training import check_rendered
+
+    check_rendered(
+        tokenizer, (p.prompt for p in pairs), recipe.data.prompt_template
+    )
+    return guards.check_pairs(
+        pairs, measure_pairs(tokenizer, pairs), config.max_length
+    )
 
 
 def count_dpo_steps(
@@ -207,50 +211,59 @@ def build_trainer(
     smoke_steps: int | None = None,
 ) -> Any:
     """TRL's DPOTrainer with a fresh LoRA and no reference model."""
-    from datasets import Dataset
     from trl import DPOConfig
 
     from helpers import training
     from helpers.dpo_trainer import TieAwareDPOTrainer
-    from helpers.models import pick_device
 
     count = count_dpo_steps(config, len(pairs), smoke_steps)
-    arguments = DPOConfig(
-        **training.build_arguments(
-            recipe,
-            config,
-            count,
-            pick_device(recipe),
-            output_dir,
-            smoke=smoke_steps is not None,
-        ),
-        beta=config.beta,
-        precompute_ref_log_probs=config.precompute_ref_log_probs,
+    settings = training.build_arguments(
+        recipe, config, count, output_dir, smoke=smoke_steps is not None
     )
-    data = [
-        {
-            "prompt": training.undouble_bos(tokenizer, pair.prompt),
-            "chosen": pair.chosen,
-            "rejected": pair.rejected,
-        }
-        for pair in pairs
-    ]
     with training.quiet_setup():
         return TieAwareDPOTrainer(
             model=model,
             ref_model=None,
-            args=arguments,
-            train_dataset=Dataset.from_list(data),
+            args=DPOConfig(
+                **settings,
+                beta=config.beta,
+                precompute_ref_log_probs=config.precompute_ref_log_probs,
+            ),
+            train_dataset=make_dataset(tokenizer, pairs),
             processing_class=tokenizer,
-            peft_config=training.build_lora(config.lora),
+            peft_config=training.build_lora(config.lora, model),
         )
 
 
+def make_dataset(tokenizer: Any, pairs: Sequence[PairRow]) -> Any:
+    """The pairs as TRL wants them: text prompt, chosen and rejected."""
+    from datasets import Dataset
+
+    from helpers.training import undouble_bos
+
+    return Dataset.from_list(
+        [
+            {
+                "prompt": undouble_bos(tokenizer, pair.prompt),
+                "chosen": pair.chosen,
+                "rejected": pair.rejected,
+            }
+            for pair in pairs
+        ]
+    )
+
+
 def check_trainer(
-    trainer: Any, tokenizer: Any, pairs: Sequence[PairRow]
-) -> None:
-    """Compare the trainer's tokens with those that sampling feeds."""
+    recipe: Recipe, trainer: Any, tokenizer: Any, pairs: Sequence[PairRow]
+) -> float:
+    """Check the trainer's tokens and its start; return the loss there.
+
+    Raises:
+        LabError: tokens that differ from sampling, or a loss that is not
+            ln 2.
+    """
     from helpers import training
+    from helpers.dpo_trainer import measure_start_loss
 
     prompts = [training.encode_prompt(tokenizer, p.prompt) for p in pairs]
     documents = []
@@ -259,6 +272,9 @@ def check_trainer(
             hidden = [-100] * len(row["prompt_ids"])
             documents.append((row["prompt_ids"] + answer, hidden + answer))
     training.check_supervision(documents, prompts, tokenizer)
+    loss = measure_start_loss(trainer)
+    guards.check_dpo_start(loss, START_TOLERANCE[recipe.model.dtype])
+    return loss
 
 
 def summarise(

@@ -162,8 +162,12 @@ def load_unmerged(
     """The fp32 base with its adapter beside it, and the tokenizer."""
     from peft import PeftModel
 
+    from helpers.training import quiet_setup
+
     model, tokenizer = load_exact(recipe, base)
-    return PeftModel.from_pretrained(model, str(adapter)).eval(), tokenizer
+    with quiet_setup():
+        model = PeftModel.from_pretrained(model, str(adapter))
+    return model.eval(), tokenizer
 
 
 def measure_update(model: Any, dtype: Any) -> dict[str, float]:
@@ -229,9 +233,8 @@ def make_probe(recipe: Recipe, model: Any, tokenizer: Any) -> Probe:
             max_new_tokens=PROBE_TOKENS,
             pad_token_id=tokenizer.pad_token_id,
         )
-    new = ids[:, batch["input_ids"].shape[1] :]
-    ended = (new == tokenizer.eos_token_id).int().cumsum(dim=1)
-    valid = (ended - (new == tokenizer.eos_token_id).int()) == 0
+    is_end = ids[:, batch["input_ids"].shape[1] :] == tokenizer.eos_token_id
+    valid = (is_end.int().cumsum(dim=1) - is_end.int()) == 0
     mask = torch.cat([batch["attention_mask"], valid.long()], dim=1)
     probe = Probe(ids, mask, valid, None)
     probe.logits = read_logits(probe, model)

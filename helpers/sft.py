@@ -142,9 +142,10 @@ def train_adapter(
     check_trainer(trainer, tokenizer, kept)
     smoke = smoke_steps is not None
     count = count_sft_steps(recipe, len(trainer.train_dataset))
-    if recipe.sft.packing:
-        print(f"SFT, packed: {count}")
-        require_steps(recipe, count, smoke, unpacked_rows=len(kept))
+    if count.rows != len(rows):
+        packed = len(kept) if recipe.sft.packing else None
+        print(f"SFT, as the trainer sees it: {count}")
+        require_steps(recipe, count, smoke, unpacked_rows=packed)
     if smoke:
         count = replace(count, total=min(smoke_steps, count.total))
     resume = None
@@ -191,46 +192,46 @@ def build_trainer(
     smoke_steps: int | None = None,
 ) -> Any:
     """TRL's SFTTrainer with a fresh LoRA, on prompt/completion rows."""
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
     from helpers import training
-    from helpers.models import pick_device
 
-    class LengthGroupedSFTTrainer(training.GroupedByLength, SFTTrainer):
-        """SFTTrainer whose batches hold rows of similar length."""
-
-    config = recipe.sft
     count = count_sft_steps(recipe, len(rows))
-    if smoke_steps is not None:
+    smoke = smoke_steps is not None
+    if smoke:
         count = replace(count, total=min(smoke_steps, count.total))
-    arguments = SFTConfig(
-        **training.build_arguments(
-            recipe,
-            config,
-            count,
-            pick_device(recipe),
-            output_dir,
-            smoke=smoke_steps is not None,
-        ),
-        packing=config.packing,
-        completion_only_loss=True,
+    settings = training.build_arguments(
+        recipe, recipe.sft, count, output_dir, smoke=smoke
     )
-    data = [
-        {
-            "prompt": training.undouble_bos(tokenizer, row.prompt),
-            "completion": row.completion,
-        }
-        for row in rows
-    ]
     with training.quiet_setup():
-        return LengthGroupedSFTTrainer(
+        return training.LengthGroupedSFTTrainer(
             model=model,
-            args=arguments,
-            train_dataset=Dataset.from_list(data),
+            args=SFTConfig(
+                **settings,
+                packing=recipe.sft.packing,
+                completion_only_loss=True,
+            ),
+            train_dataset=make_dataset(tokenizer, rows),
             processing_class=tokenizer,
-            peft_config=training.build_lora(config.lora),
+            peft_config=training.build_lora(recipe.sft.lora, model),
         )
+
+
+def make_dataset(tokenizer: Any, rows: Sequence[SftRow]) -> Any:
+    """The rows as TRL wants them: text prompt, text completion."""
+    from datasets import Dataset
+
+    from helpers.training import undouble_bos
+
+    return Dataset.from_list(
+        [
+            {
+                "prompt": undouble_bos(tokenizer, row.prompt),
+                "completion": row.completion,
+            }
+            for row in rows
+        ]
+    )
 
 
 def check_trainer(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,9 +23,11 @@ import torch
 from peft import LoraConfig
 from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from trl import SFTTrainer
 
 from helpers.checkpoints import drop_checkpoints, write_log
-from helpers.errors import LabError
+from helpers.errors import LabError, did_you_mean
+from helpers.models import pick_device
 from helpers.recipes import Recipe
 from helpers.recipes.schema import LoraSettings, TrainConfig
 from helpers.records import disk_errors
@@ -35,6 +38,8 @@ huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
 # Its only message here is about file times when old checkpoints are dropped.
 logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
 
+# Llama 3's chat template writes today's date into the system prompt.
+DATE = re.compile(r"\b\d{1,2} [A-Z][a-z]{2} \d{4}\b")
 BAR_KEYS = {
     "loss": "loss",
     "rewards/margins": "margin",
@@ -42,8 +47,21 @@ BAR_KEYS = {
 }
 
 
-def build_lora(settings: LoraSettings) -> LoraConfig:
-    """The recipe's LoRA as a PEFT config for a causal language model."""
+def build_lora(settings: LoraSettings, model: torch.nn.Module) -> LoraConfig:
+    """The recipe's LoRA as a PEFT config for this causal language model.
+
+    Raises:
+        LabError: the model has no module of a name in ``target_modules``.
+    """
+    known = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    for target in settings.target_modules:
+        if target not in known:
+            raise LabError(
+                f"The model has no module '{target}'."
+                f"{did_you_mean(target, known)}",
+                why="LoRA is put on the modules named in lora.target_modules",
+                fix="name the projections of this model's architecture",
+            )
     return LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
@@ -58,17 +76,16 @@ def build_arguments(
     recipe: Recipe,
     config: TrainConfig,
     count: StepCount,
-    device: str,
     output_dir: Path,
     *,
     smoke: bool = False,
 ) -> dict[str, Any]:
     """Keyword arguments common to ``SFTConfig`` and ``DPOConfig``.
 
-    ``device`` is "cpu", "cuda" or "mps". Precision follows the recipe:
-    mixed only when the model's dtype is a 16-bit one. A smoke run keeps no
-    checkpoint.
+    Precision follows the recipe: mixed only when the model's dtype is a
+    16-bit one. A smoke run keeps no checkpoint.
     """
+    device = pick_device(recipe)
     return {
         "output_dir": str(output_dir),
         "per_device_train_batch_size": config.per_device_batch,
@@ -140,6 +157,10 @@ class GroupedByLength:
         lengths = [max(sizes) for sizes in zip(*columns, strict=True)]
         at_once = self.args.train_batch_size * max(1, self.args.world_size)
         return LengthSampler(at_once, lengths, self.args.seed)
+
+
+class LengthGroupedSFTTrainer(GroupedByLength, SFTTrainer):
+    """SFTTrainer whose batches hold rows of similar length."""
 
 
 class ProgressBar(ProgressCallback):
@@ -221,10 +242,12 @@ def check_rendered(
     from helpers.prompts import check_template, render_prompt
 
     check_template(tokenizer, template)
-    mark = "0123456789"
-    before, _, after = render_prompt(tokenizer, mark, template).partition(mark)
+    mark = "@@problem@@"
+    rendered = DATE.sub("", render_prompt(tokenizer, mark, template))
+    before, _, after = rendered.partition(mark)
     for number, prompt in enumerate(prompts, 1):
-        if not (prompt.startswith(before) and prompt.endswith(after)):
+        dateless = DATE.sub("", prompt)
+        if not (dateless.startswith(before) and dateless.endswith(after)):
             raise LabError(
                 f"Row {number} was not written by the prompt template "
                 f"'{template}' of this model.",
@@ -307,7 +330,8 @@ def fit(
     """
     show_progress(trainer, title)
     try:
-        result = trainer.train(resume_from_checkpoint=resume)
+        with disk_errors(folder):
+            result = trainer.train(resume_from_checkpoint=resume)
     finally:
         write_log(folder / "log.jsonl", trainer.state.log_history)
     if trainer.state.global_step != count.total:

@@ -2,27 +2,28 @@
 
     python notebooks/pair.py check      say which pairs differ (exit 1)
     python notebooks/pair.py sync       text into .ipynb, outputs kept
-    python notebooks/pair.py execute    run all from the text, write .ipynb
+    python notebooks/pair.py execute    sync, run on tier pocket, write .ipynb
 
-``execute`` runs with the parameters as they stand in the notebooks; give
-numbers (``execute 01 03``) to run only some.
+Numbers choose notebooks: ``execute 03`` runs one, ``execute 01 05`` those
+from 01 to 05. ``execute`` works in runs/pocket and loads what is finished
+there; remove that folder first to show a run from the start.
 """
 
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import jupytext
 import nbformat
-from rich.console import Console
 
-from helpers.course import run_notebook
+from helpers.course import run_course
 from helpers.records import write_text
+from helpers.runs import REPO_ROOT
 
 FOLDER = Path(__file__).resolve().parent
+TIER, RUN_DIR = "pocket", REPO_ROOT / "runs" / "pocket"
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
 
@@ -73,18 +74,27 @@ def sync(path: Path) -> None:
     save(notebook, target)
 
 
-def execute(path: Path) -> None:
-    """Run the notebook in a fresh kernel and write the executed .ipynb."""
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / f"{path.stem}.ipynb"
-        done = Path(folder) / "done.ipynb"
-        save(read_source(path), plain)
-        run_notebook(plain, done, {}, Console(highlight=False))
-        notebook = nbformat.read(done, as_version=4)
+def execute(numbers: list[str]) -> None:
+    """Run the course and keep its executed notebooks as the .ipynb here."""
+    paths = list_sources([])
+    for path in paths:
+        sync(path)
+    chosen = numbers or [paths[0].name, paths[-1].name]
+    first, last = chosen[0][:2], chosen[-1][:2]
+    run_course(TIER, RUN_DIR, first=first, last=last)
+    for path in paths:
+        done = RUN_DIR / "notebooks" / f"{path.stem}.ipynb"
+        if first <= path.name[:2] <= last:
+            publish(done, FOLDER / done.name)
+
+
+def publish(done: Path, target: Path) -> None:
+    """Copy an executed notebook without what only this machine knows."""
+    notebook = nbformat.read(done, as_version=4)
     for key in ("input_path", "output_path", "environment_variables"):
         notebook.metadata.papermill.pop(key, None)
     notebook.metadata["kernelspec"] = KERNEL
-    save(notebook, FOLDER / f"{path.stem}.ipynb")
+    save(notebook, target)
 
 
 def save(notebook: Any, path: Path) -> None:
@@ -105,8 +115,11 @@ def main(arguments: list[str]) -> int:
         for name in bad:
             print(f"{name}: differs from its .ipynb; run pair.py sync")
         return 1 if bad else 0
-    for path in paths:
-        (sync if what == "sync" else execute)(path)
+    if what == "execute":
+        execute(numbers)
+    else:
+        for path in paths:
+            sync(path)
     return 0
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from helpers.records import Problem, write_records
 from helpers.recipes import load_recipe
+from helpers.records import Problem, write_records
 from helpers.runs import REPO_ROOT, RunDir
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

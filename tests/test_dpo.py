@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("trl")
 
 import torch
-from trl import DPOConfig
 from training_rows import write_pairs
+from trl import DPOConfig
 
 from helpers import dpo, guards
 from helpers.dpo_trainer import measure_start_loss
@@ -154,10 +154,8 @@ def test_published_settings_are_called_a_noop_while_training(
 def test_overfitting_is_called_while_training(
     tmp_path, run, tokenizer, pairs, capsys
 ):
-    recipe = change(
-        tmp_path, "dpo.epochs=8", "dpo.learning_rate=5e-2",
-        "dpo.overfit_margin=1.0",
-    )  # fmt: skip
+    write_pairs(run, tokenizer, n=8)
+    recipe = change(tmp_path, "dpo.epochs=15", "dpo.overfit_margin=1.0")
     metrics = dpo.run_dpo(recipe, run)
     assert metrics["overfit"]
     assert capsys.readouterr().out.count("Overfit alarm") == 1
@@ -183,7 +181,7 @@ def test_answers_are_never_cut(recipe, run, tokenizer, pairs):
     assert DPOConfig("unused", use_cpu=True).max_length == 1024
     trainer = make_trainer(recipe, run, tokenizer, pairs)
     assert trainer.args.max_length == recipe.dpo.max_length
-    dpo.check_trainer(trainer, tokenizer, pairs)
+    dpo.check_trainer(recipe, trainer, tokenizer, pairs)
     batch = trainer.data_collator([trainer.train_dataset[0]])
     ends = (batch["input_ids"] == tokenizer.eos_token_id).sum(dim=1)
     assert ends.tolist() == [1, 1]

@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib.metadata
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+
+from helpers.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 HELPERS = ROOT / "helpers"
@@ -37,24 +40,29 @@ FLOORS = {
         "dpo_trainer",
         "evaluate",
         "grpo",
+        "harvest",
         "merge",
         "moe",
         "rewards",
+        "sampling",
         "sft",
         "training",
     },
     5: {
+        "__main__",
         "checks",
         "cli",
         "course",
         "doctor",
         "pocket",  # how the shipped model and problems were built
         "progress",
+        "readme",
         "report",
         "session",
     },
 }
 LIGHT = (0, 1, 2)
+COMMAND = re.compile(r"(?:\S*[/\\])?(?:mathslm|python -m helpers) +(.+)")
 FORBIDDEN = {
     "an absolute path of one machine": re.compile(
         "(?<![\\w.])/" + "(home|Users|root|work|farm)" + r"/[\w.-]+"
@@ -446,14 +454,25 @@ def test_files_named_in_the_readme_exist():
     ):
         if not name.startswith(ignored):
             assert list(ROOT.glob(name)) or list(ROOT.rglob(name)), name
-    for target in re.findall(r"\bmake ([a-z][\w-]*)", text):
+    for target in re.findall(r"\bmake ([a-z][\w-]*)", read_code(text)):
         assert target in read_make(), f"make {target}"
-    for command in re.findall(r"\bmathslm ([a-z]+)", text):
-        assert command in list_commands(), f"mathslm {command}"
 
 
-def list_commands():
-    """Commands of the command line."""
-    from helpers.cli import app
+def read_code(text):
+    """What stands in code blocks and backticks of a page."""
+    return "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.S))
 
-    return {c.name or c.callback.__name__ for c in app.registered_commands}
+
+def test_commands_in_the_pages_are_accepted():
+    """Each `mathslm …` line of a code block is parsed, not run."""
+    from typer.main import get_command
+
+    root = get_command(app)
+    for page in list_pages():
+        blocks = re.findall(r"```.*?```", page.read_text("utf-8"), re.S)
+        for line in "\n".join(blocks).splitlines():
+            match = COMMAND.match(line.strip())
+            if match:
+                name, *arguments = shlex.split(match[1], comments=True)
+                assert name in root.commands, f"{page.name}: {line}"
+                root.commands[name].make_context(name, arguments)

@@ -50,7 +50,8 @@ def calculate(expression: str) -> Fraction:
         text = expression[: inner.start()] + str(value)
         return calculate(text + expression[inner.end() :])
     total = Fraction(0)
-    for sign, product in re.findall(r"([+-]?) ?(\d+(?: [*/] \d+)*)", expression):
+    products = r"([+-]?) ?(\d+(?: [*/] \d+)*)"
+    for sign, product in re.findall(products, expression):
         value = Fraction(1)
         for op, number in re.findall(r"([*/]?) ?(\d+)", product):
             value = value / int(number) if op == "/" else value * int(number)

@@ -116,15 +116,32 @@ def test_spoiled_training_tokens_are_refused(tokenizer, spoil, fault):
     ids, labels = [1, 40, 50, 60, 2], [-100, -100, 50, 60, 2]
     training.check_supervision([(ids, labels)], [[1, 40]], tokenizer)
     with pytest.raises(LabError, match=fault):
-        training.check_supervision(
-            [spoil(ids, labels)], [[1, 40]], tokenizer
-        )
+        training.check_supervision([spoil(ids, labels)], [[1, 40]], tokenizer)
 
 
 def test_rows_of_another_template_are_refused(recipe, run, tokenizer, rows):
     with pytest.raises(LabError, match="Row 1 was not written"):
         training.check_rendered(tokenizer, [rows[0].prompt], "boxed")
     training.check_rendered(tokenizer, [rows[0].prompt], "plain")
+
+
+def test_a_date_in_the_chat_template_does_not_make_rows_foreign(rows):
+    from conftest import make_tokenizer
+
+    dated = make_tokenizer()
+    dated.chat_template = dated.chat_template.replace(
+        "{{ bos_token }}", "{{ bos_token }}Today: 02 Jan 2026. "
+    )
+    prompt = rows[0].prompt.replace("<|bos|>", "<|bos|>Today: 01 Jan 2026. ")
+    training.check_rendered(dated, [prompt], "plain")
+    with pytest.raises(LabError, match="Row 1"):
+        training.check_rendered(dated, [rows[0].prompt], "plain")
+
+
+def test_unknown_target_module_is_refused(tmp_path, run, tokenizer, rows):
+    recipe = change(tmp_path, "sft.lora.target_modules=[q_proj, v_porj]")
+    with pytest.raises(LabError, match="Did you mean 'v_proj'"):
+        make_trainer(recipe, run, tokenizer, rows)
 
 
 def test_packed_loss_equals_unpacked_loss(tmp_path, recipe, run, tokenizer):
@@ -277,9 +294,7 @@ def test_too_few_steps_are_refused_before_a_model_is_loaded(
 
 
 def test_packing_trap_counts_packed_rows(tmp_path, recipe, run, rows):
-    recipe = change(
-        tmp_path, "sft.packing=true", "sft.min_steps_per_epoch=12"
-    )
+    recipe = change(tmp_path, "sft.packing=true", "sft.min_steps_per_epoch=12")
     with pytest.raises(LabError, match="packing joined 45 examples"):
         sft.run_sft(recipe, run)
 

@@ -24,9 +24,7 @@ import torch
 from transformers import (
     DynamicCache,
     GenerationConfig,
-    LogitsProcessor,
     LogitsProcessorList,
-    StoppingCriteria,
     StoppingCriteriaList,
     TemperatureLogitsWarper,
     TopPLogitsWarper,
@@ -34,11 +32,11 @@ from transformers import (
 from transformers.cache_utils import Cache
 
 from helpers.engines.base import SampledText, SampleRequest
+from helpers.engines.decoding import EnoughDone, PickToken, find_end_ids
 from helpers.engines.kv_cache import build_cache
 from helpers.errors import LabError
 
 SEGMENT_TOKENS = 16  # longest segment; bounds the room kept in the cache
-DONE_FRACTION = 1 / 8  # a segment ends when so many of its rows are done
 ATTENTION = {"full_attention", "sliding_attention"}
 
 
@@ -66,52 +64,6 @@ class _Row:
     @property
     def length(self) -> int:
         return len(self.prompt_ids) + len(self.new_ids)
-
-
-class _PickToken(LogitsProcessor):
-    """Choose one token a row and note its log p; the rest becomes -inf.
-
-    ``uniforms`` is ``[rows, steps]``, or None for greedy. ``warpers`` are the
-    library's temperature and top_p.
-    """
-
-    def __init__(self, warpers: LogitsProcessorList, uniforms):
-        self.warpers, self.uniforms = warpers, uniforms
-        self.logprobs: list[torch.Tensor] = []
-
-    def __call__(self, input_ids, scores):
-        if self.uniforms is None:
-            pick = scores.argmax(-1, keepdim=True)
-        else:
-            uniform = self.uniforms[:, len(self.logprobs)]
-            pick = self._invert_cdf(self.warpers(input_ids, scores), uniform)
-        chosen = scores.gather(1, pick).squeeze(1)
-        self.logprobs.append(chosen - scores.logsumexp(-1))
-        return torch.full_like(scores, -torch.inf).scatter_(1, pick, 0.0)
-
-    def _invert_cdf(self, scores, uniform):
-        # Double precision keeps rare tokens of a large vocabulary reachable.
-        exact = torch.float32 if scores.device.type == "mps" else torch.double
-        cdf = scores.softmax(-1).cumsum(-1, dtype=exact)
-        target = uniform.to(exact)[:, None] * cdf[:, -1:]
-        pick = torch.searchsorted(cdf, target, right=True)
-        return pick.clamp_(max=scores.shape[-1] - 1)
-
-
-class _EnoughDone(StoppingCriteria):
-    """End the segment for all rows when enough of them are done."""
-
-    def __init__(self, end_ids: torch.Tensor, remaining: torch.Tensor):
-        self.end_ids, self.remaining = end_ids, remaining
-        self.done = torch.zeros_like(remaining, dtype=torch.bool)
-        self.enough = max(1, int(len(remaining) * DONE_FRACTION))
-        self.steps = 0
-
-    def __call__(self, input_ids, scores, **kwargs):
-        self.steps += 1
-        self.done |= torch.isin(input_ids[:, -1], self.end_ids)
-        self.done |= self.remaining <= self.steps
-        return self.done | (self.done.sum() >= self.enough)
 
 
 class TransformersEngine:
@@ -258,7 +210,7 @@ class TransformersEngine:
         device, width = self.model.device, max(row.length for row in rows)
         remaining = torch.tensor([r.remaining for r in rows], device=device)
         steps = min(SEGMENT_TOKENS, int(remaining.max()))
-        picker = _PickToken(warpers, self._stack_uniforms(rows, steps))
+        picker = PickToken(warpers, self._stack_uniforms(rows, steps))
         end_ids = torch.tensor(self.end_ids, device=device)
         input_ids, mask = self._pad(
             [row.prompt_ids + row.new_ids for row in rows], width
@@ -270,7 +222,7 @@ class TransformersEngine:
             max_new_tokens=steps,
             logits_processor=LogitsProcessorList([picker]),
             stopping_criteria=StoppingCriteriaList(
-                [_EnoughDone(end_ids, remaining)]
+                [EnoughDone(end_ids, remaining)]
             ),
         )
         logprobs = torch.stack(picker.logprobs, dim=1).tolist()
@@ -341,17 +293,3 @@ class TransformersEngine:
         self.max_batch_size //= 2
         torch.cuda.empty_cache()
         print(f"Out of memory: going on with batches of {self.max_batch_size}")
-
-
-def find_end_ids(model, tokenizer) -> list[int]:
-    """All token ids that end a response, from checkpoint and tokenizer."""
-    found = [tokenizer.eos_token_id]
-    listed = getattr(model.generation_config, "eos_token_id", None)
-    found += listed if isinstance(listed, list) else [listed]
-    ends = list(dict.fromkeys(i for i in found if i is not None))
-    if not ends:
-        raise LabError(
-            "Neither the model nor its tokenizer names an end token.",
-            fix="set eos_token in the tokenizer's configuration",
-        )
-    return ends

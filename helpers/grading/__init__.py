@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from helpers.grading.core import Verdict, judge
-from helpers.grading.extract import LAST_RESORT, extract
+from helpers.grading.extract import LAST_RESORT, find_answer
 from helpers.grading.pool import get_pool
 
 GRADER_VERSION = "1.0"
@@ -39,6 +39,8 @@ POLICY: dict[str, str] = {
     "assignments": "x = 5 equals 5; x = 1, y = 2 equals (1, 2)",
     "definitions": "y = 2x+1 and f(x) = 2x+1 equal a bare 2x+1",
     "equations": "equal when one is a non-zero multiple of the other",
+    "unsolved": "an equation still to be solved is not its solution: "
+    "3x = 6 is not x = 2; an expression equals its value: 3*4 is 12",
     "constant of integration": "required: x^2 is not x^2 + C; c equals C",
     "log": "a bare log may mean the natural or the decimal one",
     "bases": "52_8 equals only 52_8, not 52, 52_7 or 42",
@@ -50,6 +52,7 @@ POLICY: dict[str, str] = {
     "</think>, is no answer; boxes inside the reasoning do not count",
     "last resort": "without a marked answer the last number or formula of "
     "the text counts, and the reason says so",
+    "later final answer": "a final answer after the last box replaces it",
 }
 """How the contested classes are decided (each is tested)."""
 
@@ -77,7 +80,7 @@ def extract_answer(response: str) -> str | None:
 
     Anything that is not a string has no answer; nothing is raised.
     """
-    return extract(response).answer
+    return find_answer(response).answer
 
 
 def is_equivalent(predicted: str, gold: str) -> bool:
@@ -122,9 +125,7 @@ def grade_many(
             f"{len(responses)} responses but {len(golds)} golds: "
             "each response needs its own reference answer"
         )
-    drafts = [
-        _draft(r, g) for r, g in zip(responses, golds, strict=True)
-    ]
+    drafts = [_draft(r, g) for r, g in zip(responses, golds, strict=True)]
     verdicts = _settle([d[1] for d in drafts], workers, deadline_s)
     return [
         _finish(extracted, how, verdict)
@@ -137,9 +138,9 @@ def _draft(response: object, gold: object) -> tuple[str | None, Verdict, str]:
         return None, Verdict(False, "the reference is not a string"), ""
     if not isinstance(response, str):
         return None, Verdict(False, "the response is not a string"), ""
-    if 0 < len(gold.strip()) and response.strip() == gold.strip():
+    if len(gold.strip()) > 0 and response.strip() == gold.strip():
         return response.strip(), Verdict(True, "exact string"), "box"
-    answer, how = extract(response)
+    answer, how = find_answer(response)
     if answer is None:
         reason = how if how == "no answer found" else f"no answer found: {how}"
         return None, Verdict(False, reason), ""

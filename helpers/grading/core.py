@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from helpers.grading.compare import compare_values, plain_words
+from helpers.grading.compare import compare_values
+from helpers.grading.evaluate import start_budget
 from helpers.grading.exact import parse_number
 from helpers.grading.hazards import find_hazard
 from helpers.grading.normalize import CLOSE, MAX_LENGTH, OPEN, canonical, clean
+from helpers.grading.scalars import plain_words
 from helpers.grading.structure import Value, is_grouped_number, parse_value
 
 MAX_SHAPED = 8_000
@@ -40,6 +42,8 @@ def judge(predicted: str, gold: str) -> Verdict:
     one, two = parse_number(left), parse_number(right)
     if one is not None and two is not None and not _may_be_list(left, right):
         return Verdict(one == two, "number" if one == two else "other number")
+    if _same_word(left, right):
+        return Verdict(True, "same words")
     if (choice := _compare_choice(left, right)) is not None:
         return choice
     if _is_text(left) or _is_text(right):
@@ -66,8 +70,22 @@ def _compare_choice(left: str, right: str) -> Verdict | None:
     found = _CHOICE.fullmatch(_unmark(right))
     if found is None:
         return None
+    rest = found[3]
+    if re.search(r"(?<![A-Za-z])[A-J](?![A-Za-z])", rest) or re.match(
+        r"(?:or|and)\b|[,;/&]", rest
+    ):
+        return Verdict(False, "several choices")
     same = (found[1] or found[2]) == letter[1]
     return Verdict(same, "choice" if same else "another choice")
+
+
+def _same_word(left: str, right: str) -> bool:
+    """Say whether two words differ only by a capital letter: Yes, yes."""
+    one, two = _unmark(left), _unmark(right)
+    word = r"[A-Za-z][a-z]{2,}|[Nn]o"
+    if not re.fullmatch(word, one) or not re.fullmatch(word, two):
+        return False
+    return one[1:] == two[1:] and one.lower() == two.lower()
 
 
 def _unmark(text: str) -> str:
@@ -82,11 +100,12 @@ def _is_text(text: str) -> bool:
     if re.search(r"[\d=<>^+*/\\_|()\[\]]", bare):
         return False
     words = re.findall(r"[^\W\d_]+", bare)
-    return bool(words) and max(map(len, words)) >= 4 or text.startswith(OPEN)
+    return (bool(words) and max(map(len, words)) >= 4) or text.startswith(OPEN)
 
 
 def _judge_shapes(left: str, right: str) -> Verdict:
     """Compare as shaped values, in each reading of grouped digits."""
+    start_budget()
     golds, predictions = _readings(left), _readings(right)
     first: Verdict | None = None
     for gold in golds:
@@ -98,9 +117,26 @@ def _judge_shapes(left: str, right: str) -> Verdict:
                 first = Verdict(correct, reason)
     if first is None or first.correct is False:
         return first or Verdict(False, "not readable")
+    if not _worth_asking(left, right):
+        return Verdict(False, "not readable as mathematics")
     if why := find_hazard(right) or find_hazard(left):
         return Verdict(False, f"too dangerous to evaluate: {why}")
     return Verdict(None, "", (_for_sympy(left), _for_sympy(right)))
+
+
+def _worth_asking(left: str, right: str) -> bool:
+    """Say whether math-verify might know what our reader does not.
+
+    Sums, integrals, limits and products of matrices: yes. Sentences, stray
+    operators and numbers side by side: no; they only cost a deadline.
+    """
+    both = f"{left} | {right}"
+    if re.search(r"\d \d", both) or OPEN in both:
+        return False
+    plain = re.sub(r"\\(?:begin|end) ?\{\w+\}|\\[a-zA-Z]+", " ", both)
+    if re.search(r"[A-Za-z]{3}|[^\x00-\x7f]", plain):
+        return bool(re.search(r"(?:sqrt|exp|log|sin|cos|tan)\b", plain))
+    return "\\" in both or "^" in both
 
 
 def _readings(text: str) -> list[Value]:
@@ -113,6 +149,7 @@ def _readings(text: str) -> list[Value]:
 
 def _for_sympy(text: str) -> str:
     """Write the cleaned form as LaTeX again."""
+    text = re.sub(r"(\\[a-zA-Z]+) (?=[^a-zA-Z])", r"\1", text)
     text = text.replace(OPEN, r"\text{").replace(CLOSE, "}")
     text = text.replace(r"\lbr", r"\{").replace(r"\rbr", r"\}")
     return text.replace("*", r"\cdot ").replace("%", r"\%")

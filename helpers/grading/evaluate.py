@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from helpers.grading.reader import Node
+from helpers.grading.tree import Node
 
 MAX_EXACT_BITS = 20_000
+MAX_EXACT_SUM = 200_000
 MAX_LOG2 = 1_000_000
 MAX_STEPS = 20_000
+DIGITS_A_STEP = 50
+BUDGET_S = 1.0
+MAX_ROOT = 9  # larger denominators come from probe points, not roots
 _LOCAL = threading.local()
 
 
@@ -38,6 +43,16 @@ def get_context() -> Any:
 
         _LOCAL.context = mpmath.mp.clone()
     return _LOCAL.context
+
+
+def start_budget() -> None:
+    """Give this thread :data:`BUDGET_S` of CPU time for one comparison."""
+    _LOCAL.stop_at = time.thread_time() + BUDGET_S
+
+
+def out_of_time() -> bool:
+    """Say whether the budget of this comparison is used up."""
+    return time.thread_time() > getattr(_LOCAL, "stop_at", math.inf)
 
 
 @dataclass
@@ -69,6 +84,7 @@ class Evaluator:
         self.settings = settings
         self.mp = get_context()
         self.mp.dps = digits
+        self.cost = max(1, digits // DIGITS_A_STEP)
 
     def value(self, node: Node) -> Any:
         """Return a Fraction, or an mpf/mpc of the context.
@@ -77,8 +93,8 @@ class Evaluator:
             OutOfDomain: no value here, for example log(0).
             TooLarge: the value has too many digits.
         """
-        self.settings.steps += 1
-        if self.settings.steps > MAX_STEPS:
+        self.settings.steps += self.cost
+        if self.settings.steps > MAX_STEPS or out_of_time():
             raise TooLarge("too many steps")
         result = getattr(self, f"_{node[0]}")(node)
         if isinstance(result, Fraction):
@@ -120,7 +136,8 @@ class Evaluator:
 
     def total(self, values: list[Any]) -> Any:
         """Add, and note how far apart the sizes of the terms are."""
-        if all(isinstance(v, Fraction) for v in values):
+        exact = all(isinstance(v, Fraction) for v in values)
+        if exact and sum(map(_bits, values)) < MAX_EXACT_SUM:
             return sum(values, Fraction(0))
         values = [self.inexact(v) for v in values]
         sizes = [self.mp.mag(v) for v in values if v]
@@ -176,13 +193,17 @@ class Evaluator:
         if isinstance(exponent, Fraction):
             if exponent.denominator == 1:
                 return self.integer_power(base, int(exponent))
-            real = not isinstance(base, self.mp.mpc)
-            if real and base < 0 and exponent.denominator % 2:
-                if not self.settings.complex_ok:
-                    odd = exponent.numerator % 2
-                    size = self.power(-base, exponent)
-                    return -size if odd else size
+            if self.has_odd_root(base, exponent):
+                size = self.power(-base, exponent)
+                return -size if exponent.numerator % 2 else size
         return self.general_power(base, exponent)
+
+    def has_odd_root(self, base: Any, exponent: Fraction) -> bool:
+        """Say whether a negative base has a real root of this index."""
+        if self.settings.complex_ok or isinstance(base, self.mp.mpc):
+            return False
+        index = exponent.denominator
+        return bool(base < 0 and index % 2 and index <= MAX_ROOT)
 
     def integer_power(self, base: Any, exponent: int) -> Any:
         """Raise to an integer power, exactly when that is affordable."""

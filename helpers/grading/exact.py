@@ -88,6 +88,12 @@ def _signed(text: str) -> Fraction | None:
     return _unsigned(text)
 
 
+_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve "
+    "thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty"
+).split()
+
+
 def parse_number(text: str) -> Fraction | None:
     """Return the exact value of a plain number, or None.
 
@@ -97,6 +103,8 @@ def parse_number(text: str) -> Fraction | None:
             ``a/b``, ``\\frac{a}{b}``, mixed numbers, ``a*10^{b}``, ``1.2e6``
             and repeating decimals.
     """
+    if text.strip("⟦⟧ ").lower() in _WORDS:
+        return Fraction(_WORDS.index(text.strip("⟦⟧ ").lower()))
     if len(text) > 2 * MAX_DIGITS or not any(c.isdigit() for c in text):
         return None
     if text.startswith("{") and text.endswith("}"):

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from helpers.grading.evaluate import Evaluator, OutOfDomain, TooLarge
-from helpers.grading.reader import Node, contains
+from helpers.grading.tree import Node, contains
 
 MAX_EXACT_FACTORIAL = 1_000
 MAX_FACTORIAL = 10**6
@@ -157,7 +157,7 @@ def _binomial(ev: Evaluator, values: list[Any]) -> Any:
     n, k = values
     if any(abs(v) > MAX_FACTORIAL for v in values):
         raise TooLarge("binomial")
-    if all(isinstance(v, Fraction) and v.denominator == 1 for v in values):
-        if 0 <= n <= MAX_EXACT_FACTORIAL and k >= 0:
-            return Fraction(math.comb(int(n), int(k)))
+    whole = all(isinstance(v, Fraction) and v.denominator == 1 for v in values)
+    if whole and 0 <= n <= MAX_EXACT_FACTORIAL and k >= 0:
+        return Fraction(math.comb(int(n), int(k)))
     return ev.mp.binomial(ev.inexact(n), ev.inexact(k))

@@ -20,7 +20,9 @@ _NUMERAL = re.compile(r"\d+")
 _EXPONENT = re.compile(r"\^\s*\{?\s*-?\s*\(?\s*-?(\d+)")
 _FACTORIAL = re.compile(r"(\d+)\s*[})]*\s*!")
 _SUM_POWER = re.compile(r"\)\s*\}?\s*\^\s*\{?\s*(\d+)")
-_UPPER = re.compile(r"\\(?:sum|prod)\b[^=]{0,40}=[^^]{0,40}\^\s*(\{[^}]*\}|\w)")
+_UPPER = re.compile(
+    r"\\(?:sum|prod)\b[^=]{0,40}=[^^]{0,40}\^\s*(\{[^}]*\}|\w)"
+)
 _FORBIDDEN = re.compile(r"__|\bimport\b|\blambda\s|\bexec\b|\beval\b|;")
 
 

@@ -79,3 +79,62 @@ def split_word(word: str) -> list[str]:
     return parts
 
 
+class TokenStream:
+    """The tokens of one expression and a place in them."""
+
+    def __init__(self, text: str):
+        self.tokens = tokenize(text)
+        self.at = 0
+
+    def peek(self, ahead: int = 0) -> tuple[str, str]:
+        """Return the token ``ahead`` places on, ("end", "") past the end."""
+        i = self.at + ahead
+        return self.tokens[i] if i < len(self.tokens) else ("end", "")
+
+    def take(self, text: str) -> bool:
+        """Step over an operator when it is the next token."""
+        if self.peek() == ("op", text):
+            self.at += 1
+            return True
+        return False
+
+    def expect(self, text: str) -> None:
+        """Step over an operator that must come now."""
+        if not self.take(text):
+            raise ReadError(f"{text!r} expected, {self.peek()[1]!r} found")
+
+    def subscript(self) -> str:
+        """Read a subscript as plain text."""
+        if not self.take("{"):
+            self.at += 1
+            return (
+                self.tokens[self.at - 1][1]
+                if self.at <= len(self.tokens)
+                else ""
+            )
+        parts: list[str] = []
+        level = 1
+        while level:
+            kind, text = self.peek()
+            if kind == "end":
+                raise ReadError("unclosed subscript")
+            self.at += 1
+            level += (text == "{") - (text == "}")
+            parts.append(text)
+        return "".join(parts[:-1])
+
+    def word(self) -> str:
+        """Read a run of names as one label (the points of an angle)."""
+        parts = []
+        while self.peek()[0] == "name":
+            parts.append(self.peek()[1])
+            self.at += 1
+        return "".join(parts)
+
+    def label(self) -> str:
+        """Read ``{AB}`` or ``A`` as a label."""
+        if self.take("{"):
+            label = self.word()
+            self.expect("}")
+            return label
+        return self.word()

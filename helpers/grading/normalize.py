@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 OPEN, CLOSE = "⟦", "⟧"
 MAX_LENGTH = 20_000
+_DOLLAR = "\x01"  # an escaped dollar: money, not a formula
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -46,9 +48,13 @@ _SYNONYMS = {
     "backslash": "setminus", "smallsetminus": "setminus", "cupdot": "cup",
     "bigcup": "cup", "lvert": "vert", "rvert": "vert", "mid": "vert",
     "arctg": "arctan", "tg": "tan", "ctg": "cot", "degree": "circ",
-    "lbrace": "{", "rbrace": "}", "lbrack": "[", "rbrack": "]",
+    "lbrace": "{", "rbrace": "}",
     "varphi": "phi", "varepsilon": "epsilon", "vartheta": "theta",
     "infin": "infty", "land": "wedge", "lor": "vee", "triangle": "Delta",
+}  # fmt: skip
+_LITERALS = {
+    "langle": "(", "rangle": ")", "lbrack": "[", "rbrack": "]",
+    "lparen": "(", "rparen": ")", "colon": ":",
 }  # fmt: skip
 _DROPPED = {
     "displaystyle", "textstyle", "scriptstyle", "limits", "nolimits", "left",
@@ -74,7 +80,7 @@ _KNOWN_WORDS = {
 }  # fmt: skip
 _CONNECTORS = {"and", "or", "if", "for", "where", "when", "only"}
 _COMMAND = re.compile(r"\\([a-zA-Z]+)\*?")
-_TRAILING = " \t\n.,;:!。"
+_TRAILING = " \t\n.,;:。"  # no "!": it is a factorial
 
 
 def match_brace(text: str, start: int) -> int:
@@ -101,7 +107,7 @@ def match_brace(text: str, start: int) -> int:
 def fold_unicode(text: str) -> str:
     """Return the text with unicode maths written in ASCII or LaTeX."""
     if text.isascii():
-        return text.replace("\x00", "")
+        return text.replace("\x00", "").replace(_DOLLAR, "")
     text = re.sub(
         r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+",
         lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}",
@@ -112,20 +118,18 @@ def fold_unicode(text: str) -> str:
         lambda m: "_{" + m[0].translate(_SUBSCRIPTS) + "}",
         text,
     )
-    text = re.sub(
-        r"[¼-¾⅐-⅞]",
-        lambda m: (
-            r"\frac{%s}{%s} "
-            % tuple(unicodedata.normalize("NFKC", m[0]).split("⁄"))
-        ),
-        text,
-    )
+    text = re.sub(r"[¼-¾⅐-⅞]", _vulgar_fraction, text)
     text = re.sub(r"√\s*(\d+|[a-zA-Z])", r"\\sqrt{\1}", text)
     text = text.replace("√", r"\sqrt")
     text = text.translate(_UNICODE_TABLE)
-    text = re.sub("[\u200b-\u200f\u2060\ufeff\ufe0f\x00⟦⟧]", "", text)
+    text = re.sub("[\u200b-\u200f\u2060\ufeff\ufe0f\x00\x01⟦⟧]", "", text)
     text = unicodedata.normalize("NFKC", text).translate(_UNICODE_TABLE)
     return "".join(_ascii_digit(c) for c in text)
+
+
+def _vulgar_fraction(found: re.Match[str]) -> str:
+    top, low = unicodedata.normalize("NFKC", found[0]).split("⁄")
+    return f"\\frac{{{top}}}{{{low}}} "
 
 
 def _ascii_digit(char: str) -> str:
@@ -134,13 +138,26 @@ def _ascii_digit(char: str) -> str:
     return str(unicodedata.decimal(char))
 
 
+@lru_cache(maxsize=64)
+def _brace_ends(text: str) -> dict[int, int]:
+    """Return where each brace group ends, found in one pass."""
+    ends: dict[int, int] = {}
+    stack: list[int] = []
+    for found in re.finditer(r"\\.|[{}]", text, re.S):
+        if found[0] == "{":
+            stack.append(found.start())
+        elif found[0] == "}" and stack:
+            ends[stack.pop()] = found.end()
+    return ends
+
+
 def _wrapped(text: str, start: int) -> tuple[str, int] | None:
     """Return the ``{...}`` group at or after ``start`` and its end."""
     while start < len(text) and text[start] == " ":
         start += 1
     if start >= len(text) or text[start] != "{":
         return None
-    end = match_brace(text, start)
+    end = _brace_ends(text).get(start, -1)
     return (text[start + 1 : end - 1], end) if end > 0 else None
 
 
@@ -213,6 +230,8 @@ def _rewrite_one(
         if group is None or depth >= 20:
             return " ", end
         return f"{{{rewrite_commands(group[0], depth + 1)}}}", group[1]
+    if name in _LITERALS:
+        return _LITERALS[name], end
     return f"\\{_SYNONYMS.get(name, name)} ", end
 
 
@@ -226,15 +245,21 @@ def clean(text: str) -> str:
     text = fold_unicode(text[:MAX_LENGTH])
     if "\\begin" not in text:
         text = re.sub(r"\\\\+(?=[a-zA-Z(\[,!;{}])", r"\\", text)
-    text = text.replace("\\$", " $").replace("\\%", "%").replace("\\#", "#")
+    text = (
+        text.replace("\\$", f" {_DOLLAR}")
+        .replace("\\%", "%")
+        .replace("\\#", "#")
+    )
     text = re.sub(r"\\[()\[\]](?!\s*\d+(?:pt|em|ex)\])", " ", text)
-    text = re.sub(r"(?<!\\)\\[!]", "", text)
+    text = re.sub(r"(?<!\\)\\!\s*", "", text)
     text = re.sub(r"(?<!\\)\\[,;:> ]|~", " ", text)
     text = re.sub(r"\{\s*,\s*\}", ",", text)
     text = text.replace("&=", "=").replace("\\&", " ")
     text = rewrite_commands(text)
     text = re.sub(r"\\lt\b", "<", text)
     text = re.sub(r"\\gt\b", ">", text)
+    text = re.sub(r"%(?=(?:pi|e|i)\b)", "", text)  # Maxima's constants
+    text = re.sub(r"(?<![\\A-Za-z])log(10|2)\s*\(", r"\\log _{\1}(", text)
     text = text.replace("**", "^").replace("\\cdot", "*")
     text = re.sub(r"<=|=<", r"\\le ", text)
     text = re.sub(r">=", r"\\ge ", text)
@@ -245,15 +270,10 @@ def clean(text: str) -> str:
 
 def tidy(text: str) -> str:
     """Return the text without outer dollars, dots and doubled spaces."""
-    text = re.sub(r"\s+", " ", text).strip()
-    text = re.sub(r"^\$+(?=[^\d.]|\d.*\$$)(.*?)\$+$", r"\1", text)
-    if text.endswith("$") and text.count("$") == 1 and len(text) > 1:
-        text = text[:-1]
-    if not text.endswith("!"):
-        text = text.rstrip(_TRAILING)
-    else:
-        text = text.rstrip(" \t\n")
-    return text.strip()
+    text = re.sub(r"\s+", " ", text)
+    text = re.sub(r"\$\$?([^$]*)\$\$?", r" \1 ", text)  # pairs are maths
+    text = re.sub(r" {2,}", " ", text.replace(_DOLLAR, "$")).strip()
+    return text.rstrip(_TRAILING).strip()
 
 
 def canonical(cleaned: str) -> str:

@@ -18,7 +18,7 @@ from helpers.grading.evaluate import (
     Settings,
     TooLarge,
 )
-from helpers.grading.reader import Node, contains, symbols
+from helpers.grading.tree import Node, contains, symbols
 
 DIGITS = 50
 MAX_DIGITS = 1_500

@@ -1,10 +1,5 @@
 """Our own reader of expressions: LaTeX and ASCII, a whitelist, no eval.
 
-A node is a tuple whose first item names it:
-``("num", Fraction)``, ``("sym", name)``, ``("add", [nodes])``,
-``("mul", [nodes])``, ``("neg", a)``, ``("div", a, b)``, ``("pow", a, b)``,
-``("call", name, [nodes])``, ``("apply", name, [nodes])`` for an unknown
-function such as f, ``("pm", a, b)``, ``("deg", a)``, ``("const", name)``.
 What is not on the list raises :class:`ReadError`; then other steps decide.
 """
 
@@ -12,7 +7,6 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import Any
 
 from helpers.grading.exact import MAX_DIGITS, to_fraction
 from helpers.grading.lexer import (
@@ -23,10 +17,10 @@ from helpers.grading.lexer import (
     INVERSE,
     OPAQUE,
     ReadError,
-    tokenize,
+    TokenStream,
 )
+from helpers.grading.tree import Node, times
 
-Node = tuple[Any, ...]
 MAX_DEPTH = 60
 _MIXED_FRAC = re.compile(
     r"(?<![\d.^_,])(\d+)\s*(\\frac\s*(?:\{\d+\}|\d)\s*(?:\{\d+\}|\d))"
@@ -34,39 +28,13 @@ _MIXED_FRAC = re.compile(
 _MIXED_SLASH = re.compile(r"(?<![\d.^_/,])(\d+) (\d+)\s*/\s*(\d+)(?![\d.])")
 
 
-def times(left: Node, right: Node) -> Node:
-    """Return the product, flat, so that long chains stay shallow."""
-    if left[0] == "mul":
-        left[1].append(right)  # nodes are never shared while reading
-        return left
-    return ("mul", [left, right])
-
-
-class Reader:
+class Reader(TokenStream):
     """Recursive descent over the tokens of one expression."""
 
     def __init__(self, text: str):
-        self.tokens = tokenize(text)
-        self.at = 0
+        super().__init__(text)
         self.depth = 0
         self.bars = 0
-
-    def peek(self, ahead: int = 0) -> tuple[str, str]:
-        """Return the token ``ahead`` places on, ("end", "") past the end."""
-        i = self.at + ahead
-        return self.tokens[i] if i < len(self.tokens) else ("end", "")
-
-    def take(self, text: str) -> bool:
-        """Step over an operator when it is the next token."""
-        if self.peek() == ("op", text):
-            self.at += 1
-            return True
-        return False
-
-    def expect(self, text: str) -> None:
-        """Step over an operator that must come now."""
-        if not self.take(text):
-            raise ReadError(f"{text!r} expected, {self.peek()[1]!r} found")
 
     def read(self) -> Node:
         """Read the whole text as one expression."""
@@ -222,24 +190,6 @@ class Reader:
             raise ReadError("repeating decimal inside an expression")
         return ("num", value)
 
-    def subscript(self) -> str:
-        """Read a subscript as plain text."""
-        if not self.take("{"):
-            self.at += 1
-            return self.tokens[self.at - 1][1] if self.at <= len(
-                self.tokens
-            ) else ""
-        parts: list[str] = []
-        level = 1
-        while level:
-            kind, text = self.peek()
-            if kind == "end":
-                raise ReadError("unclosed subscript")
-            self.at += 1
-            level += (text == "{") - (text == "}")
-            parts.append(text)
-        return "".join(parts[:-1])
-
     def name(self, text: str) -> Node:
         """Turn a word into a constant, a function call or a symbol."""
         if text in FUNCTIONS:
@@ -284,22 +234,6 @@ class Reader:
         if text in FUNCTIONS or text in GREEK or text in CONSTANTS:
             return self.name(text)
         raise ReadError(f"unknown command \\{text}")
-
-    def word(self) -> str:
-        """Read a run of names as one label (the points of an angle)."""
-        parts = []
-        while self.peek()[0] == "name":
-            parts.append(self.peek()[1])
-            self.at += 1
-        return "".join(parts)
-
-    def label(self) -> str:
-        """Read ``{AB}`` or ``A`` as a label."""
-        if self.take("{"):
-            label = self.word()
-            self.expect("}")
-            return label
-        return self.word()
 
     def group(self) -> Node:
         """Read a LaTeX argument: a group, one digit or one command."""
@@ -369,10 +303,8 @@ class Reader:
         if self.take("["):
             index = self.sum()
             self.expect("]")
-        if self.take("("):
-            inside = self.arguments(")")
-        else:
-            inside = [self.group()]
+        bracket = self.take("(")
+        inside = self.arguments(")") if bracket else [self.group()]
         if len(inside) != 1:
             raise ReadError("a root of two things")
         if index is None:
@@ -389,31 +321,3 @@ def read(text: str) -> Node:
     text = _MIXED_FRAC.sub(r"(\1+\2)", text)
     text = _MIXED_SLASH.sub(r"(\1+\2/\3)", text)
     return Reader(text).read()
-
-
-def symbols(node: Node) -> set[str]:
-    """Return the names of the variables in an expression."""
-    if node[0] == "sym":
-        return {node[1]}
-    found: set[str] = set()
-    for child in children(node):
-        found |= symbols(child)
-    return found
-
-
-def children(node: Node) -> list[Node]:
-    """Return the nodes directly below a node."""
-    below: list[Node] = []
-    for part in node[1:]:
-        if isinstance(part, list):
-            below.extend(part)
-        elif isinstance(part, tuple):
-            below.append(part)
-    return below
-
-
-def contains(node: Node, kind: str, name: str | None = None) -> bool:
-    """Say whether a node of this kind (and name) occurs in the tree."""
-    if node[0] == kind and (name is None or node[1] == name):
-        return True
-    return any(contains(child, kind, name) for child in children(node))

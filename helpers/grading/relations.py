@@ -8,9 +8,10 @@ from collections.abc import Callable
 from helpers.grading.lexer import ReadError
 from helpers.grading.normalize import canonical
 from helpers.grading.probe import equal_nodes, equal_relations
-from helpers.grading.reader import Node, read, symbols
+from helpers.grading.reader import read
 from helpers.grading.solutions import same_pieces, to_pieces
 from helpers.grading.structure import Value
+from helpers.grading.tree import Node, symbols
 
 Result = tuple[bool | None, str]
 _FLIP = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
@@ -43,6 +44,9 @@ def definition_value(value: Value) -> Value | None:
     if value.kind != "relation" or set(value.marks) != {"="}:
         return None
     first = value.items[0]
+    if len(value.items) == 2 and _names_only(value.items[1], first):
+        value = Value("relation", value.text, value.items[::-1], ["="])
+        first = value.items[0]
     if first.kind == "tuple":
         plain = all(is_name(v.text) for v in first.items)
         return value.items[1] if plain and len(value.items) == 2 else None
@@ -55,9 +59,18 @@ def definition_value(value: Value) -> Value | None:
     name = canonical(first.text)
     if last.kind == "scalar" and _uses(name, last.text):
         return None
-    return Value("ratio", last.text, last.items) if (
-        last.kind == "ratio"
-    ) else _reshape(last)
+    return (
+        Value("ratio", last.text, last.items)
+        if (last.kind == "ratio")
+        else _reshape(last)
+    )
+
+
+def _names_only(name: Value, other: Value) -> bool:
+    """Say whether ``5 = x`` has its name on the right."""
+    if name.kind != "scalar" or other.kind != "scalar":
+        return False
+    return is_name(name.text) and not is_name(other.text)
 
 
 def _reshape(value: Value) -> Value:
@@ -90,9 +103,21 @@ def chain_value(value: Value) -> Value | None:
         return None
     if len({canonical(t) for t in texts}) == 1:
         return None
-    if not _all_equal(texts):
+    if not _all_equal([t for t in texts if _readable(t)]):
+        return None
+    if not _readable(texts[-1]) or not all(
+        _readable(t) or "\\" in t for t in texts
+    ):
         return None
     return _reshape(value.items[-1])
+
+
+def _readable(text: str) -> bool:
+    try:
+        read(text)
+    except ReadError:
+        return False
+    return True
 
 
 def _all_equal(texts: list[str]) -> bool:
@@ -119,8 +144,10 @@ def compare_relations(
     inequality = any(m != "=" for m in gold.marks + predicted.marks)
     if inequality:
         left, right = to_pieces(gold), to_pieces(predicted)
-        if left is not None and right is not None and _same_variable(
-            gold, predicted
+        if (
+            left is not None
+            and right is not None
+            and _same_variable(gold, predicted)
         ):
             same = same_pieces(left, right)
             if same is not None:
@@ -156,8 +183,7 @@ def _part_by_part(
         (predicted.items[::-1], turned),
     ):
         if marks == gold.marks and all(
-            compare(a, b, 2)[0]
-            for a, b in zip(gold.items, items, strict=True)
+            compare(a, b, 2)[0] for a, b in zip(gold.items, items, strict=True)
         ):
             return True
     return False
@@ -177,12 +203,30 @@ def _compare_multiples(gold: Value, predicted: Value) -> Result:
             marks[i] = _FLIP[mark]
     if marks[0] != marks[1]:
         return False, "a different relation"
+    if is_solved(gold) and not is_solved(predicted):
+        return False, "still to be solved"
     left, right = _pair(sides[0]), _pair(sides[1])
     directed = marks[0] in ("<", "<=")
     same = equal_relations(left, right, directed)
     if same is None:
         return False, "different relation"
     return same, "same relation" if same else "different relation"
+
+
+def is_solved(value: Value) -> bool:
+    """Say whether a relation is a lone variable (or its negative) and a value.
+
+    Without this, repeating "solve 3x+6=12" would be an answer to it.
+    """
+    sides = [canonical(v.text).lstrip("-") for v in value.items]
+    for name, other in (sides, sides[::-1]):
+        if is_name(name) and not re.search(r"[A-Za-z]", _no_commands(other)):
+            return True
+    return False
+
+
+def _no_commands(text: str) -> str:
+    return re.sub(r"\\(?:frac|sqrt|pi|cdot|infty)|pi|sqrt|\be\b", "", text)
 
 
 def _pair(sides: list[Node]) -> tuple[Node, Node]:

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from helpers.grading.evaluate import Evaluator, OutOfDomain, Settings, TooLarge
 from helpers.grading.lexer import ReadError
 from helpers.grading.probe import equal_nodes
-from helpers.grading.reader import read, symbols
+from helpers.grading.reader import read
 from helpers.grading.structure import Value
+from helpers.grading.tree import symbols
 
 _INFINITE = re.compile(r"([-+]?)\s*(?:\\infty|oo|infinity|inf)", re.I)
 
@@ -54,16 +55,16 @@ def to_pieces(value: Value) -> list[Piece] | None:
         if any(v.kind != "scalar" for v in value.items):
             return None
         low, high = (v.text for v in value.items)
-        return [
-            Piece(low, value.marks[0] == "[", high, value.marks[1] == "]")
-        ]
+        return [Piece(low, value.marks[0] == "[", high, value.marks[1] == "]")]
     if value.kind == "set":
         if any(v.kind != "scalar" for v in value.items):
             return None
         return [Piece(v.text, True, v.text, True) for v in value.items]
     if value.kind == "relation":
         return _from_relation(value)
-    if value.kind == "union":
+    if value.kind == "union" or (
+        value.kind == "list" and value.marks == ["or"]
+    ):
         parts = [to_pieces(v) for v in value.items]
         if any(p is None for p in parts) or not _one_variable(value.items):
             return None

@@ -116,6 +116,9 @@ def parse_value(text: str, grouped: bool = True) -> Value:
         return Value("empty", text)
     if _REALS.fullmatch(bare):
         return Value("reals", text)
+    if found := re.fullmatch(r"[Mm]atrix\s*\((\[.*\])\)", text):
+        rows = found[1]
+        text = rows if rows.startswith("[[") else f"[{rows}]"
     if found := re.match(r"^Eq\s*\(", text):
         sides, _ = split_top(text[found.end() : -1], {","})
         if len(sides) == 2 and text.endswith(")"):
@@ -132,27 +135,38 @@ def parse_value(text: str, grouped: bool = True) -> Value:
 
 def _unwrap(text: str) -> str:
     text = text.strip()
-    while (found := outer_brackets(text)) and found[0] == "{" and found[1]:
-        text = found[1]
     text = _strip_doubled(text)
     return re.sub(r"^(?:only|=|:)\s*", "", text).strip()
 
 
 def _strip_doubled(text: str) -> str:
-    """Drop round brackets that only enclose other round brackets."""
-    if not text.startswith("(("):
+    """Drop outer braces, and round brackets that only enclose others.
+
+    One pass over the text, however deep the nesting is.
+    """
+    if text[:1] != "{" and not text.startswith("(("):
         return text
     closes: dict[int, int] = {}
     stack: list[int] = []
+    escaped = False
     for i, char in enumerate(text):
-        if char == "(":
+        if char in "({" and not escaped:
             stack.append(i)
-        elif char == ")" and stack:
+        elif char in ")}" and not escaped and stack:
             closes[stack.pop()] = i
-    i, last = 0, len(text) - 1
-    while closes.get(i + 1) == last - i - 1 and closes.get(i) == last - i:
-        i += 1
-    return text[i : len(text) - i]
+        escaped = char == "\\" and not escaped
+    i, j = 0, len(text) - 1
+    while i < j and closes.get(i) == j:
+        inner = i + 1
+        while text[inner] == " ":
+            inner += 1
+        end = j - 1
+        while text[end] == " ":
+            end -= 1
+        if text[i] != "{" and closes.get(inner) != end:
+            break
+        i, j = inner, end
+    return text[i : j + 1]
 
 
 def _variants(text: str) -> Value:
@@ -176,14 +190,23 @@ def _read_list(text: str, grouped: bool) -> Value | None:
         flat = value.kind == "list" and r"\pm" in part + r"\mp"
         items.extend(value.items if flat else [value])
     head = items[0]
-    if head.kind == "relation" and head.marks == ["="]:
-        if all(v.kind not in ("relation", "interval") for v in items[1:]):
-            items[0] = head.items[1]  # "n = 1, 2, 3"
-    if all(mark in ("or", r"\vee") for mark in seen) and all(
-        v.kind in ("interval", "tuple", "union", "relation") for v in items
+    named = head.kind == "relation" and head.marks == ["="]
+    if named and all(
+        v.kind not in ("relation", "interval") for v in items[1:]
     ):
-        return Value("union", text, items, ["or"])
-    return Value("list", text, items)
+        items[0] = head.items[1]  # "n = 1, 2, 3"
+    if not all(mark in ("or", r"\vee") for mark in seen):
+        return Value("list", text, items)
+    # "x < 1 or x > 3" is one set; "(1,2) or (2,1)" and "x = 1 or x = 2"
+    # are lists.
+    sets = all(
+        v.kind in ("interval", "tuple", "union", "relation") for v in items
+    ) and any(
+        v.kind in ("interval", "union")
+        or (v.kind == "relation" and set(v.marks) != {"="})
+        for v in items
+    )
+    return Value("union" if sets else "list", text, items, ["or"])
 
 
 def _read_sets(text: str, grouped: bool) -> Value | None:
@@ -194,9 +217,11 @@ def _read_sets(text: str, grouped: bool) -> Value | None:
     if len(parts) == 2:
         return Value("minus", text, [parse_value(p) for p in parts])
     parts, seen = split_top(text, {"-"})
+    whole = (r"\lbr", "(", "[", r"\mathbb")
     if len(parts) == 2 and parts[1].startswith(r"\lbr"):
-        if parts[0].startswith((r"\lbr", "(", "[", r"\mathbb")):
-            return Value("minus", text, [parse_value(p) for p in parts])
+        if not parts[0].startswith(whole):
+            return None
+        return Value("minus", text, [parse_value(p) for p in parts])
     return None
 
 
@@ -213,9 +238,8 @@ def _read_brackets(text: str, grouped: bool) -> Value | None:
     if len(parts) == 1:
         same = (opener, closer) in (("(", ")"), ("[", "]"))
         return parse_value(inside) if same else None
-    if opener + closer == "()" and is_grouped_number(inside) and grouped:
-        if re.fullmatch(r"\d{1,3}(,000)+", inside):
-            return parse_value(inside)
+    if opener + closer == "()" and re.fullmatch(r"\d{1,3}(,000)+", inside):
+        return parse_value(inside)
     if any(r"\pm" in p or r"\mp" in p for p in parts):
         return _read_pm_tuple(text, parts)
     items = [parse_value(p) for p in parts]

@@ -57,6 +57,9 @@ _ORDINAL = re.compile(
 _PERCENT = re.compile(
     rf"\s*{OPEN}?\s*(?:per\s?cent|pct)\.?\s*{CLOSE}?\s*$", re.I
 )
+_FOREIGN_TAIL = re.compile(
+    r"^(?P<core>.*[\d)}])\s*(?P<unit>[^\W\d_a-zA-Z⟦⟧]+)$"
+)
 _SIGNS = {"$": "$", "€": "€", "£": "£", "¥": "¥", "¢": "cent"}
 
 
@@ -101,7 +104,7 @@ def split_unit(cleaned: str) -> Quantity:
         unit, text = _SIGNS[found[2]], found[1] + found[3]
     elif text and text[-1] in _SIGNS and len(text) > 1:
         unit, text = _SIGNS[text[-1]], text[:-1].strip()
-    for pattern in (_MARKED_TAIL, _PLAIN_TAIL, _WORD_TAIL):
+    for pattern in (_MARKED_TAIL, _PLAIN_TAIL, _WORD_TAIL, _FOREIGN_TAIL):
         found = pattern.match(text)
         if not found or not _may_be_unit(found["unit"], found["core"]):
             continue
@@ -117,7 +120,7 @@ def split_unit(cleaned: str) -> Quantity:
 
 
 def _may_be_unit(words: str, core: str) -> bool:
-    plain = re.findall(r"[A-Za-z]+", words.lower())
+    plain = re.findall(r"[^\W\d_]+", words.lower())
     if not plain or len(plain) > 6 or set(plain) & _NOT_UNITS:
         return False
     return not core.rstrip().endswith(("^", "_", "=", "+", "-", "*", "/"))

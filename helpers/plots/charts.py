@@ -60,7 +60,8 @@ def plot_accuracy_grid(
     ax.set_ylim(0, 118)
     ax.set_yticks(range(0, 101, 20))
     ax.set_ylabel("correct (%), bars: 95 % interval", color=INK, fontsize=9)
-    ax.legend(frameon=False, fontsize=9, ncols=4, loc="upper right")
+    if models:
+        ax.legend(frameon=False, fontsize=9, ncols=4, loc="upper right")
     set_title(ax, title, decoding)
     return figure
 

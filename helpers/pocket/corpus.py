@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 from helpers.pocket import gym
-from helpers.pocket.stories import HELD_OUT, TRAINED, Story
+from helpers.pocket.stories import HELD_OUT, TRAINED, Story, make_fact
 from helpers.pocket.styles import write_solution
 
 Maker = Callable[[Random], Story]
 # Shares of the hash space, in percent: the rest is pretraining.
 SPLITS = {"test": 8, "dev": 4, "train": 12}
 # How often each source appears in the corpus and in main, train and dev.
-SOURCES = {"story": 0.76, "equation": 0.10, "chain_sum": 0.06, "gsm": 0.08}
+SOURCES = {"story": 0.78, "equation": 0.10, "chain_sum": 0.05, "gsm": 0.07}
+CORPUS_SOURCES = {**SOURCES, "fact": 0.18}
 CORPUS_STEPS = {1: 0.18, 2: 0.26, 3: 0.26, 4: 0.18, 5: 0.08, 6: 0.04}
 MAIN_STEPS = {2: 0.35, 3: 0.40, 4: 0.25}
 EASY_STEPS = {1: 0.75, 2: 0.25}
@@ -38,10 +39,16 @@ def split_of(signature: str) -> str:
     return "pretrain"
 
 
-def make_story(rng: Random, steps: dict[int, float]) -> Story:
+def make_story(
+    rng: Random,
+    steps: dict[int, float],
+    sources: dict[str, float] = SOURCES,
+) -> Story:
     """One problem of the trained families with a number of steps drawn."""
     n = rng.choices(list(steps), list(steps.values()))[0]
-    source = rng.choices(list(SOURCES), list(SOURCES.values()))[0]
+    source = rng.choices(list(sources), list(sources.values()))[0]
+    if source == "fact":
+        return make_fact(rng, n)
     if source == "equation":
         return gym.make_equation(rng, n)
     if source == "chain_sum":
@@ -89,7 +96,7 @@ def iter_corpus(seed: int) -> Iterator[tuple[str, str, str]]:
     """Endless pretraining documents: ``(problem, style, solution)``."""
     rng = Random(seed)
     while True:
-        story = make_story(rng, CORPUS_STEPS)
+        story = make_story(rng, CORPUS_STEPS, CORPUS_SOURCES)
         if split_of(story.signature) != "pretrain":
             continue
         style, solution = write_solution(rng, story)

@@ -66,7 +66,7 @@ def make_equation(rng: Random, n_steps: int) -> Story:
         min_terms=2,
         max_terms=2,
         min_value=1,
-        max_value=12,
+        max_value=9,
         operators_weights=(0.5, 0.3, 0.2),
         seed=rng.getrandbits(31),
         size=50,

@@ -101,6 +101,23 @@ def seeds(
 
 
 @app.command()
+def base(n: int = 4, out: Path = MEASURED / "base.json") -> None:
+    """The base model on main at T=1: pass@1 and pass@n."""
+    change = (
+        "data.train=pocket/main.jsonl",
+        "data.n_problems=500",
+        f"sampling.n={n}",
+        "harvest.min_pairs=0",
+    )
+    recipe = load_recipe("pocket", change)
+    run = RunDir.open(Path("build/base"), recipe)
+    compute_stage(run, "distill")
+    metrics = run.metrics()["distill"]
+    kept = {name: metrics[name] for name in ("pass@1", f"pass@{n}", "mixed")}
+    write_json(out, {"manifest": describe_machine(recipe), **kept})
+
+
+@app.command()
 def record(source: Path, out: Path = MEASURED / "run") -> None:
     """Copy a finished run's artefacts for replay."""
     target = out.with_name(out.name + ".partial")

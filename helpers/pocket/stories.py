@@ -143,7 +143,7 @@ def _events(
     opening, question, unit, events = scenes[scene]
     name, friend = rng.sample(NAMES, 2)
     thing = rng.choice(THINGS)
-    start = rng.randint(3, 40)
+    start = rng.randint(3, 30)
     chain, sentences = _Chain(start), []
     for _ in range(n_steps):
         sign, amount = _next_event(rng, chain.value, events)
@@ -168,12 +168,12 @@ def _next_event(rng: Random, value: int, events: dict) -> tuple[str, int]:
     while True:
         sign = rng.choice([s for s in "++--*/" if s in events])
         if sign == "+":
-            return sign, rng.randint(2, 40)
+            return sign, rng.randint(2, 20)
         if sign == "-" and value > 3:
-            return sign, rng.randint(2, min(40, value - 1))
-        if sign == "*" and value <= 60:
-            return sign, rng.randint(2, 5)
-        divisors = [k for k in range(2, 7) if value % k == 0]
+            return sign, rng.randint(2, min(20, value - 1))
+        if sign == "*" and value <= 30:
+            return sign, rng.randint(2, 3)
+        divisors = [k for k in range(2, 6) if value % k == 0]
         if sign == "/" and divisors and value > 5:
             return sign, rng.choice(divisors)
 
@@ -185,7 +185,7 @@ def _make_events(scene: str, scenes: dict) -> Callable[[Random, int], Story]:
 def _compare(rng: Random, n_steps: int, new: bool = False) -> Story:
     one, two, three = rng.sample(NAMES, 3)
     thing = rng.choice(THINGS)
-    a, k, m = rng.randint(4, 40), rng.randint(2, 30), rng.randint(2, 4)
+    a, k, m = rng.randint(4, 30), rng.randint(2, 20), rng.randint(2, 3)
     more = rng.random() < 0.5 or k >= a
     b = a + k if more else a - k
     sign = "+" if more else "-"
@@ -229,7 +229,7 @@ def _shop(rng: Random, n_steps: int, new: bool = False) -> Story:
     name = rng.choice(NAMES)
     x, y = rng.sample(("pens", "cups", "toys", "hats", "maps", "cakes"), 2)
     m, n = rng.randint(2, 9), rng.randint(2, 9)
-    p, q = rng.randint(2, 15), rng.randint(2, 15)
+    p, q = rng.randint(2, 9), rng.randint(2, 9)
     first, second = m * p, n * q
     if new:
         text = f"{name} orders {m} {x} at {p} dollars a piece"
@@ -246,7 +246,7 @@ def _shop(rng: Random, n_steps: int, new: bool = False) -> Story:
         expression += f" + {n} * {q}"
     text += "."
     if n_steps in (2, 4):
-        paid = total + rng.randint(1, 40)
+        paid = total + rng.randint(1, 20)
         steps.append(Step(f"{paid} - {total}", paid - total, "the change"))
         text += (
             f" {name} hands over {paid} dollars. What is the change?"
@@ -265,7 +265,7 @@ def _shop(rng: Random, n_steps: int, new: bool = False) -> Story:
 
 def _boxes(rng: Random, n_steps: int, new: bool = False) -> Story:
     thing = rng.choice(THINGS)
-    b, k = rng.randint(2, 9), rng.randint(3, 20)
+    b, k = rng.randint(2, 9), rng.randint(3, 12)
     total = b * k
     text = (
         f"A crate holds {b} rows of {k} {thing}."
@@ -276,7 +276,7 @@ def _boxes(rng: Random, n_steps: int, new: bool = False) -> Story:
     expression = f"{b} * {k}"
     if n_steps >= 2:
         sign = rng.choice("+-")
-        r = rng.randint(2, min(30, total - 2))
+        r = rng.randint(2, min(20, total - 2))
         if sign == "-":
             text += (
                 f" {r} of them must be left out."
@@ -313,7 +313,7 @@ def _boxes(rng: Random, n_steps: int, new: bool = False) -> Story:
 
 def _wages(rng: Random, n_steps: int) -> Story:
     name = rng.choice(NAMES)
-    h, d, w = rng.randint(2, 8), rng.randint(2, 6), rng.randint(3, 12)
+    h, d, w = rng.randint(2, 6), rng.randint(2, 5), rng.randint(2, 9)
     hours = h * d
     text = f"{name} works {h} hours a day for {d} days"
     steps = [Step(f"{h} * {d}", hours, "the hours")]
@@ -326,12 +326,12 @@ def _wages(rng: Random, n_steps: int) -> Story:
     steps.append(Step(f"{hours} * {w}", total, "the pay"))
     expression += f" * {w}"
     if n_steps >= 3:
-        s = rng.randint(2, min(60, total - 1))
+        s = rng.randint(2, min(30, total - 1))
         text += f" {name} spends {s} dollars."
         steps.append(Step(f"{total} - {s}", total - s, "the dollars left"))
         expression, total = f"{expression} - {s}", total - s
     if n_steps >= 4:
-        g = rng.randint(5, 50)
+        g = rng.randint(2, 20)
         text += f" Then {name} finds {g} dollars."
         steps.append(Step(f"{total} + {g}", total + g, "the dollars now"))
         expression, total = f"{expression} + {g}", total + g
@@ -341,7 +341,7 @@ def _wages(rng: Random, n_steps: int) -> Story:
 
 def _ages(rng: Random, n_steps: int) -> Story:
     one, two = rng.sample(NAMES, 2)
-    a, k, y = rng.randint(4, 40), rng.randint(2, 20), rng.randint(2, 15)
+    a, k, y = rng.randint(4, 30), rng.randint(2, 20), rng.randint(2, 12)
     b = a + k
     text = f"{one} is {a} years old. {two} is {k} years older than {one}."
     steps = [Step(f"{a} + {k}", b, f"the age of {two}")]
@@ -361,6 +361,24 @@ def _ages(rng: Random, n_steps: int) -> Story:
     expression = f"{expression} + {a} + {y}"
     text += f" How old will both be together in {y} years?"
     return Story(text, tuple(steps), expression, value, "years", "ages")
+
+
+def make_fact(rng: Random, n_steps: int) -> Story:
+    """One bare calculation, as in the exercise pages of a school book."""
+    sign = rng.choice("++--*/")
+    if sign in "+-":
+        a, b = rng.randint(2, 99), rng.randint(2, 20)
+        a, b = (b, a) if sign == "+" and rng.random() < 0.3 else (a, b)
+        a = a + b if sign == "-" and a < b else a
+        value = a + b if sign == "+" else a - b
+    else:
+        a, b = rng.randint(2, 30), rng.randint(2, 9)
+        value = a * b
+        if sign == "/":
+            a, value = value, a
+    step = Step(f"{a} {sign} {b}", value, "the result")
+    text = f"What is {step.left}?"
+    return Story(text, (step,), step.left, value, "", "fact")
 
 
 TRAINED: dict[str, Callable[[Random, int], Story]] = {

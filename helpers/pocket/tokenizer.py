@@ -1,4 +1,4 @@
-"""The pocket tokenizer: byte-level BPE with single digits and a chat template."""
+"""The pocket tokenizer: byte-level BPE, single digits, a chat template."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Section:
     key: str
     title: str
     blocks: list[Table | Figure | Tiles | Text] = field(default_factory=list)
-    gap: str = "Nothing of this is in the run folder yet."
+    gap: str = "Not in the run folder yet: see the missing parts at the end."
 
     def text(self, text: str, tone: str = "") -> None:
         self.blocks.append(Text(text, tone))
@@ -107,10 +107,18 @@ def show_seconds(seconds: float) -> str:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
-    """Nested values as rows ``[dotted name, text]``; lists are skipped."""
+    """Nested values as rows ``[dotted name, text]``; lists are skipped.
+
+    A share (a mapping with ``text``, or with ``k`` and ``n``) is one row.
+    """
     rows: list[list[str]] = []
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and "text" in value:
+            rows.append([f"{prefix}{key}", str(value["text"])])
+        elif isinstance(value, Mapping) and value.keys() >= {"k", "n", "p"}:
+            share = f"{value['k']}/{value['n']} ({100 * value['p']:.1f} %)"
+            rows.append([f"{prefix}{key}", share])
+        elif isinstance(value, Mapping):
             rows += flatten(value, f"{prefix}{key}.")
         elif not isinstance(value, list):
             rows.append([f"{prefix}{key}", show_value(value)])

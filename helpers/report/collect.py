@@ -109,13 +109,14 @@ def _read_evals(out: Results, tag: str) -> None:
         if not rows:
             out.gap(f"scores of {tag} on {bench.name}", command)
             continue
+        # one line a problem; of a repeated problem the last line counts
+        rows = list({row.problem_id: row for row in rows}.values())
         out.evals.setdefault(tag, {})[bench.name] = rows
-        problems = len({row.problem_id for row in rows})
-        if problems < bench.n:
+        if len(rows) < bench.n:
             out.gap(
                 f"the rest of {bench.name} for {tag}",
                 command,
-                why=f"{problems} of {bench.n} problems are there",
+                why=f"{len(rows)} of {bench.n} problems are there",
             )
 
 

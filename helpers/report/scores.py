@@ -35,11 +35,8 @@ def describe_decoding(results: Results) -> str:
 
 
 def right_by_problem(rows: Sequence[Completion]) -> dict[str, bool]:
-    """Right or wrong by problem id (the first sample of each)."""
-    out: dict[str, bool] = {}
-    for row in rows:
-        out.setdefault(row.problem_id, row.correct)
-    return out
+    """Right or wrong by problem id."""
+    return {row.problem_id: row.correct for row in rows}
 
 
 def classify_outcome(row: Completion) -> str:
@@ -105,6 +102,12 @@ def build_headline(
         if main in found:
             one = found[main]
             section.text(one.sentence(before, after, main), one.verdict)
+    variants = [tag for tag in results.evals if tag.startswith("dpo-")]
+    if variants:
+        section.text(
+            f"{', '.join(variants)}: trained in this run with other DPO "
+            "settings (dpo_variants of the recipe)."
+        )
     for (before, after), found in pairs.items():
         if len(found) > 1:
             mean, p_value = stats.macro_compare(list(found.values()))

@@ -53,7 +53,8 @@ class Proportion:
         from statsmodels.stats.proportion import proportion_confint
 
         low, high = proportion_confint(self.k, self.n, ALPHA, "wilson")
-        return max(0.0, float(low)), min(1.0, float(high))
+        # rounding leaves 1e-17 where the limit is exactly 0 or 1
+        return min(float(low), self.p), max(float(high), self.p)
 
     def __str__(self) -> str:
         low, high = self.interval

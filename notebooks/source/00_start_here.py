@@ -22,7 +22,7 @@
 # **You need**
 #
 # - Python and this repository, or Colab; no account, no key, no GPU
-# - tier `pocket` needs no network
+# - on tier `pocket` no network
 # - the time and memory that this notebook took are printed below, measured
 
 # %% tags=["parameters"]
@@ -30,10 +30,11 @@ TIER: str = "pocket"
 RUN_DIR: str = "runs/pocket"
 RUN_MODE: str = "auto"  # "auto", "run" or "replay"
 SEED: int = 42
-OVERRIDES: list = []  # for example ["data.n_problems=200"]
+OVERRIDES: list = []
 
 # %% [markdown]
-# - The cell above holds all that can be set from outside (papermill does)
+# - The cell above holds all that can be set from outside (papermill does),
+#   for example `OVERRIDES = ["data.n_problems=200"]`
 # - The cell below finds the package: in your clone, or in a fresh one in
 #   Colab
 # - Then it opens a **session**: the recipe and the run folder
@@ -58,21 +59,22 @@ from helpers.session import start
 session = start(TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES)
 recipe, run = session.recipe, session.run
 
+# %% [markdown]
+# - How long it takes: read from this run folder, where the course runner
+#   writes the seconds of each notebook
+
 # %%
 import time
-
 import pandas as pd
 from IPython.display import Markdown, display
-
 from helpers.records import read_json
 
 started = time.perf_counter()
 pd.set_option("display.max_colwidth", None)
 timed = run.file("notebooks", "timings.json")
 times = read_json(timed) if timed.is_file() else {}
-seconds = times.get("00_start_here")
-note = f"{seconds:.0f} s in the last run" if seconds else "not timed yet"
-display(Markdown(f"**Time of this notebook in this run folder:** {note}"))
+last = times.get("00_start_here", "not timed yet")
+print("seconds of the last run:", last)
 
 # %% [markdown]
 # ## 1. What the course asks
@@ -114,6 +116,8 @@ steps.replace("\n", " ", regex=True).set_index("notebook")
 # %% [markdown]
 # - The loop in one line: **sample → grade → keep the right ones → train on
 #   them → merge → measure**
+
+# %% [markdown]
 # - The model that writes the training data is the model that is trained:
 #   this is *self-distillation*
 # - Nobody hands it new knowledge; so what can it gain? Section 6 shows it
@@ -131,6 +135,9 @@ from helpers.doctor import run_doctor
 
 report = run_doctor()
 print(report)
+
+# %% [markdown]
+# - The verdict in one word
 
 # %%
 print("the default course runs here:", report.ok)
@@ -170,6 +177,8 @@ pd.DataFrame(rows).set_index("tier")
 #   this course
 # - It solves grade-school problems only, but everything around it is the
 #   real thing: the same trainer, the same merge, the same statistics
+
+# %% [markdown]
 # - What you learn about method on `pocket` holds on a large card; what you
 #   measure about accuracy does not
 
@@ -190,7 +199,8 @@ print(yaml.safe_dump(shown, sort_keys=False))
 # %% [markdown]
 # - `n` samples of each problem at `temperature`: notebook 02 uses them
 # - `harvest` says what is kept of the samples
-#
+
+# %% [markdown]
 # ### Change one value
 #
 # - An override is `section.key=value`
@@ -218,6 +228,8 @@ for section in ("sampling", "sft"):
 #
 # - A typing error in a recipe is the cheapest error there is, if it is
 #   refused before anything loads
+
+# %% [markdown]
 # - If it is ignored, it costs a training run
 # - A refusal here says *what*, *why* and *what to do*
 
@@ -253,13 +265,11 @@ print("gold:", problem.answer)
 # - It is loaded once and used for the rest of this notebook
 
 # %%
-from helpers.engines.transformers_engine import TransformersEngine
+from helpers.engines import make_engine
 from helpers.models import load_model
 
 model, tokenizer = load_model(recipe)
-engine = TransformersEngine(
-    model, tokenizer, max_batch_size=recipe.engine.max_batch_size
-)
+engine = make_engine(recipe, model, tokenizer)
 print(f"{model.num_parameters():,} parameters on {model.device}, "
       f"{tokenizer.vocab_size:,} tokens in the vocabulary")
 
@@ -286,22 +296,21 @@ print(repr(prompt))
 #   temperature, cap
 
 # %%
-from helpers.engines.base import SampleRequest, derive_seed
+from helpers.sampling import make_requests
 
 
-def make_request(problem, sample, temperature):
-    """One sample of one problem, with a seed of its own."""
-    text = render_prompt(
-        tokenizer, problem.problem, recipe.data.prompt_template
+def ask(problems, n, temperature):
+    """n responses to each problem; every one has a seed of its own."""
+    requests = make_requests(
+        problems, tokenizer, recipe.data.prompt_template, n=n,
+        run_seed=recipe.seed, temperature=temperature, top_p=1.0,
+        max_new_tokens=recipe.sampling.max_new_tokens,
     )
-    seed = derive_seed(recipe.seed, problem.id, sample)
-    cap = recipe.sampling.max_new_tokens
-    return SampleRequest(
-        problem.id, sample, text, seed, temperature, 1.0, cap
-    )
+    return list(engine.sample(requests))
 
 
-greedy = next(iter(engine.sample([make_request(problem, 0, 0.0)])))
+greedy = ask([problem], 1, 0.0)[0]
+print(greedy.request.seed, greedy.finish_reason, greedy.tokens)
 print(greedy.response)
 
 # %% [markdown]
@@ -324,25 +333,14 @@ print(grade_response(greedy.response, problem.answer))
 # - `FEW` is how many
 
 # %%
+from helpers.sampling import grade_texts
+
 FEW = 16
 asked = problems[:FEW]
-requests = [make_request(p, 0, 0.0) for p in asked]
-requests += [make_request(p, i, 1.0) for p in asked for i in (1, 2, 3, 4)]
-texts = list(engine.sample(requests))
-print(len(texts), "responses,", sum(t.tokens for t in texts), "tokens")
-
-# %%
-from helpers.grading import grade_many
-
 gold = {p.id: p.answer for p in asked}
-grades = grade_many(
-    [t.response for t in texts],
-    [gold[t.request.problem_id] for t in texts],
-)
-right = {
-    (t.request.problem_id, t.request.sample): g.correct
-    for t, g in zip(texts, grades)
-}
+greedy_rows = grade_texts(ask(asked, 1, 0.0), gold)
+rows = grade_texts(ask(asked, 4, 1.0), gold)
+print(len(rows), "samples,", sum(r.tokens for r in rows), "tokens")
 
 # %% [markdown]
 # - One row a problem, four samples each
@@ -350,13 +348,9 @@ right = {
 #   can fail it
 
 # %%
-tally = {
-    p.id: {
-        "right": sum(right[p.id, i] for i in (1, 2, 3, 4)),
-        "wrong": sum(not right[p.id, i] for i in (1, 2, 3, 4)),
-    }
-    for p in asked
-}
+tally = {p.id: {"right": 0, "wrong": 0} for p in asked}
+for row in rows:
+    tally[row.problem_id]["right" if row.correct else "wrong"] += 1
 mixed = [name for name, t in tally.items() if t["right"] and t["wrong"]]
 figure = plots.plot_outcomes(
     tally,
@@ -365,6 +359,7 @@ figure = plots.plot_outcomes(
     f"max_new_tokens {recipe.sampling.max_new_tokens}",
 )
 figure.axes[0].set_xlabel("samples")
+figure.axes[0].set_xticks(range(5))
 plots.show(figure, (
     f"Stacked bars, one a problem: how many of four samples are right. "
     f"{len(mixed)} of {len(asked)} problems have both right and wrong ones."
@@ -375,8 +370,9 @@ plots.show(figure, (
 
 # %%
 table = pd.DataFrame(tally).T
+greedy_right = {row.problem_id: row.correct for row in greedy_rows}
 table.insert(0, "greedy", [
-    "right" if right[p.id, 0] else "wrong" for p in asked
+    "right" if greedy_right[p.id] else "wrong" for p in asked
 ])
 table
 
@@ -387,7 +383,7 @@ table
 from helpers.stats import proportion
 
 shares = {
-    "greedy is right": [right[p.id, 0] for p in asked],
+    "greedy is right": [greedy_right[p.id] for p in asked],
     "at least one of four samples is right": [
         tally[p.id]["right"] > 0 for p in asked
     ],
@@ -401,8 +397,11 @@ display(Markdown("\n".join(lines)))
 
 # %% [markdown]
 # - The intervals are wide: so few problems prove little
+
+# %% [markdown]
 # - That is why notebook 05 uses hundreds, and compares in pairs
-#
+
+# %% [markdown]
 # ### The same problem, four times
 #
 # - Below: the first problem whose samples disagree
@@ -412,19 +411,21 @@ display(Markdown("\n".join(lines)))
 name = (mixed or [asked[0].id])[0]
 print(next(p.problem for p in asked if p.id == name))
 print("gold:", gold[name])
-for text, grade in zip(texts, grades):
-    if text.request.problem_id == name and text.request.sample:
-        mark = "right" if grade.correct else "wrong"
-        print(f"\n--- sample {text.request.sample}: {mark} "
-              f"({grade.reason}, {text.tokens} tokens)")
-        print(text.response)
+for row in sorted(rows, key=lambda row: row.sample):
+    if row.problem_id == name:
+        mark = "right" if row.correct else "wrong"
+        print(f"\n--- sample {row.sample}: {mark} ({row.reason}, "
+              f"{row.tokens} tokens)")
+        print(row.response)
 
 # %% [markdown]
-# - The samples differ in more than the answer: in *style*
-# - Some work in steps, some think aloud at length, some forget to mark the
+# - Compare more than the answers: compare the *style*
+# - A sample may work in steps, think aloud at length, or forget to mark its
 #   answer
 # - The model learned all of these from a mixed corpus
 # - Which style it falls into helps to decide whether it is right
+
+# %% [markdown]
 # - Training on its own right samples can make the good styles the usual
 #   ones: this is the whole idea of notebooks 02 and 03
 # - **Honest caveat**: what no sample ever solves, this cannot teach
@@ -532,6 +533,9 @@ try:
 except LabError as error:
     print(str(error).replace(str(run.path), RUN_DIR))
 
+# %% [markdown]
+# - The temporary folder has served
+
 # %%
 import shutil
 
@@ -578,3 +582,4 @@ display(Markdown(
 # `recipe.yaml` and `manifest.json`.
 #
 # **Next:** [01 · Grading](01_grading.ipynb) – is this answer right?
+

@@ -30,7 +30,7 @@ TIER: str = "pocket"
 RUN_DIR: str = "runs/pocket"
 RUN_MODE: str = "auto"  # "auto", "run" or "replay"
 SEED: int = 42
-OVERRIDES: list = []  # for example ["data.n_problems=200"]
+OVERRIDES: list = []
 
 # %% [markdown]
 # - Setup, the same in every notebook: find the package, open the session
@@ -55,21 +55,22 @@ from helpers.session import start
 session = start(TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES)
 recipe, run = session.recipe, session.run
 
+# %% [markdown]
+# - How long it takes: read from this run folder, where the course runner
+#   writes the seconds of each notebook
+
 # %%
 import time
-
 import pandas as pd
 from IPython.display import Markdown, display
-
 from helpers.records import read_json
 
 started = time.perf_counter()
 pd.set_option("display.max_colwidth", None)
 timed = run.file("notebooks", "timings.json")
 times = read_json(timed) if timed.is_file() else {}
-seconds = times.get("01_grading")
-note = f"{seconds:.0f} s in the last run" if seconds else "not timed yet"
-display(Markdown(f"**Time of this notebook in this run folder:** {note}"))
+last = times.get("01_grading", "not timed yet")
+print("seconds of the last run:", last)
 
 # %% [markdown]
 # ## 1. One function, used four times
@@ -83,6 +84,8 @@ display(Markdown(f"**Time of this notebook in this run folder:** {note}"))
 #
 # - If these four use different graders, the scores mean different things
 # - So the course has one: `helpers.grading`
+
+# %% [markdown]
 # - Before we use it, we build our own, and watch it fail
 
 # %% [markdown]
@@ -116,6 +119,10 @@ CASES = [  # response, gold, should it be accepted?
 ]
 
 
+# %% [markdown]
+# - One function runs any grader over all cases and shows the rows that it
+#   got wrong
+
 # %%
 def try_grader(grader):
     """Run a grader on all cases; show what it got wrong."""
@@ -145,7 +152,8 @@ try_grader(grade_string)
 # - Every row above is a **false reject**: right, but refused
 # - A response is a text that *contains* an answer
 # - So the answer must be found first
-#
+
+# %% [markdown]
 # ### Step 2: find the box
 #
 # - Models are asked to write `\boxed{…}` around the answer
@@ -174,9 +182,12 @@ print(find_box(r"\boxed{\frac{1}{2}}"))
 
 # %% [markdown]
 # - Braces nest, and regular expressions cannot count
+
+# %% [markdown]
 # - And one row is now a **false accept**: a box inside thinking that never
 #   ended was taken as the answer
-#
+
+# %% [markdown]
 # ### Step 3: one spelling
 #
 # - `1,234` and `1234`, `57.0` and `57`: same number, other spelling
@@ -209,8 +220,11 @@ try_grader(grade_spelling)
 # - The fraction and the thousands are right now
 # - But deleting commas and brackets turned the point `(1,2)` into the number
 #   twelve
+
+# %% [markdown]
 # - **A rule that deletes what separates makes false accepts**
-#
+
+# %% [markdown]
 # ### Step 4: compare numbers
 #
 # - `0.5` and `\frac{1}{2}` are one number
@@ -241,8 +255,11 @@ try_grader(grade_number)
 # %% [markdown]
 # - Fractions and decimals agree now
 # - The tolerance accepts `0.333` for a third: the next false accept
+
+# %% [markdown]
 # - Roots and sums are still out of reach: they need algebra
-#
+
+# %% [markdown]
 # ### Step 5: the package
 #
 # - The steps are the same; each is used only when the one before could not
@@ -269,6 +286,8 @@ try_grader(grade_package)
 # %% [markdown]
 # - An empty table: every case as it should
 # - That proves little, since we chose the cases; sections 5 and 8 test more
+
+# %% [markdown]
 # - This is the function that decides, as it stands in the package
 
 # %%
@@ -300,6 +319,9 @@ for name, grader in graders.items():
         "false reject": sum(says < should for says, should in pairs),
     }
 
+# %% [markdown]
+# - Look at the two kinds of wrong: they do not shrink together
+
 # %%
 figure = plots.plot_outcomes(
     counts,
@@ -312,6 +334,9 @@ plots.show(figure, (
     "judged as they should, falsely accepted, falsely rejected. The "
     "numbers are in the table below."
 ))
+
+# %% [markdown]
+# The numbers of the figure:
 
 # %%
 pd.DataFrame(counts).T
@@ -340,16 +365,21 @@ TEXTS = [
     "I do not know.",
 ]
 
+# %% [markdown]
+# - `extract` gives the answer and how it was found
+
 # %%
 from helpers.grading.extract import extract
 
 rows = [(text, *extract(text)) for text in TEXTS]
 table = pd.DataFrame(rows, columns=["response", "answer", "how"])
-table.set_index("response")
+table.fillna("none").set_index("response")
 
 # %% [markdown]
 # - Look at "after 3 steps": the last resort took the wrong number
 # - A response that does not mark its answer is a gamble, whoever grades it
+
+# %% [markdown]
 # - So a model that learns to mark its answer scores higher, without one
 #   calculation more being right: remember this in notebook 05
 
@@ -404,12 +434,18 @@ for bench in recipe.evaluate.benchmarks:
     constant = sum(g.correct for g in fixed)
     rows.append((bench.name, bench.role, itself, constant, len(golds)))
 
+# %% [markdown]
+# - Both counts, each with its interval
+
 # %%
 table = pd.DataFrame([
     (name, role, proportion(itself, n), proportion(constant, n))
     for name, role, itself, constant, n in rows
 ], columns=["benchmark", "role", "gold against itself", "constant answer"])
 table.set_index("benchmark")
+
+# %% [markdown]
+# - A grader that breaks one of them is not used, whatever else it can
 
 # %%
 perfect = all(i == n and c == 0 for _, _, i, c, n in rows)
@@ -419,8 +455,11 @@ print("both invariants hold on every benchmark:", perfect)
 # - Read the intervals: even a perfect count leaves a doubt, and the doubt
 #   is larger on the small benchmark
 # - An interval of this kind (Wilson) stands beside every score of the course
+
+# %% [markdown]
 # - The role column says which published benchmark each one plays
-#
+
+# %% [markdown]
 # ### The same test on our own graders
 #
 # - Which of the five pass on the main benchmark?
@@ -515,51 +554,46 @@ print("file made:", Path("hacked").exists())
 # - First look at the number, then at what the failures are
 
 # %%
-from helpers.engines.transformers_engine import TransformersEngine
+from helpers.engines import make_engine
 from helpers.models import load_model
 
 model, tokenizer = load_model(recipe)
-engine = TransformersEngine(
-    model, tokenizer, max_batch_size=recipe.engine.max_batch_size
-)
+engine = make_engine(recipe, model, tokenizer)
 asked = load_problems(recipe.data.dev)[:120]
+gold = {p.id: p.answer for p in asked}
 print(len(asked), "dev problems")
 
-# %%
-from helpers.engines.base import SampleRequest, derive_seed
-from helpers.prompts import render_prompt
-
-WAYS = {"greedy": 0.0, "temperature 1": 1.0}
-
-
-def make_request(problem, temperature):
-    """One response to one problem."""
-    text = render_prompt(
-        tokenizer, problem.problem, recipe.data.prompt_template
-    )
-    seed = derive_seed(recipe.seed, problem.id, 0)
-    cap = recipe.sampling.max_new_tokens
-    return SampleRequest(problem.id, 0, text, seed, temperature, 1.0, cap)
-
+# %% [markdown]
+# - One response to each problem, in two ways of decoding
 
 # %%
 from tqdm.auto import tqdm
 
-gold = {p.id: p.answer for p in asked}
-results = {}
-for way, temperature in WAYS.items():
-    requests = [make_request(p, temperature) for p in asked]
-    bar = tqdm(engine.sample(requests), total=len(asked), desc=way)
-    texts = list(bar)
-    golds = [gold[t.request.problem_id] for t in texts]
-    grades = grade_many([t.response for t in texts], golds)
-    results[way] = list(zip(texts, grades))
+from helpers.sampling import grade_texts, make_requests
+
+
+def ask_and_grade(temperature, name):
+    """One graded response to each problem, under a progress bar."""
+    requests = make_requests(
+        asked, tokenizer, recipe.data.prompt_template, n=1,
+        run_seed=recipe.seed, temperature=temperature, top_p=1.0,
+        max_new_tokens=recipe.sampling.max_new_tokens,
+    )
+    texts = list(tqdm(engine.sample(requests), total=len(asked), desc=name))
+    return grade_texts(texts, gold)
+
+
+WAYS = {"greedy": 0.0, "temperature 1": 1.0}
+results = {way: ask_and_grade(t, way) for way, t in WAYS.items()}
+
+# %% [markdown]
+# - The scores, before any look at the reasons
 
 # %%
 lines = []
-for way, graded in results.items():
-    hits = sum(grade.correct for _, grade in graded)
-    lines.append(f"- base, {way}: {proportion(hits, len(graded))}")
+for way, rows in results.items():
+    score = proportion(sum(r.correct for r in rows), len(rows))
+    lines.append(f"- base, {way}: {score}")
 display(Markdown("\n".join(lines)))
 
 # %% [markdown]
@@ -571,20 +605,23 @@ display(Markdown("\n".join(lines)))
 # - The three ask for different cures: format, length, arithmetic
 
 # %%
-def name_outcome(text, grade):
+def name_outcome(row):
     """Sort one graded response into four drawers."""
-    if grade.correct:
+    if row.correct:
         return "right"
-    if text.finish_reason == "length":
+    if row.finish_reason == "length":
         return "cut off"
-    return "other answer" if grade.extracted else "no answer"
+    return "other answer" if row.extracted else "no answer"
 
 
 kinds = ("right", "other answer", "cut off", "no answer")
 outcomes = {
-    way: {k: sum(name_outcome(*g) == k for g in graded) for k in kinds}
-    for way, graded in results.items()
+    way: {k: sum(name_outcome(r) == k for r in rows) for k in kinds}
+    for way, rows in results.items()
 }
+
+# %% [markdown]
+# - The same responses, sorted by what went wrong
 
 # %%
 figure = plots.plot_outcomes(
@@ -599,6 +636,9 @@ plots.show(figure, (
     "numbers are in the table below."
 ))
 
+# %% [markdown]
+# The numbers of the figure:
+
 # %%
 pd.DataFrame(outcomes).T
 
@@ -610,9 +650,9 @@ pd.DataFrame(outcomes).T
 
 # %%
 found = pd.DataFrame([
-    (way, extract(text.response).how, grade.correct)
-    for way, graded in results.items()
-    for text, grade in graded
+    (way, extract(row.response).how, row.correct)
+    for way, rows in results.items()
+    for row in rows
 ], columns=["sampling", "answer found by", "right"])
 groups = found.groupby(["sampling", "answer found by"])["right"]
 groups.agg(lambda right: str(proportion(int(sum(right)), len(right))))
@@ -625,14 +665,13 @@ groups.agg(lambda right: str(proportion(int(sum(right)), len(right))))
 
 # %%
 shown = set()
-for text, grade in results["temperature 1"]:
-    kind = name_outcome(text, grade)
+for row in results["temperature 1"]:
+    kind = name_outcome(row)
     if kind == "right" or kind in shown:
         continue
     shown.add(kind)
-    print(f"--- {kind}: {grade.reason}; gold "
-          f"{gold[text.request.problem_id]}")
-    print(text.response, end="\n\n")
+    print(f"--- {kind}: {row.reason}; gold {row.gold}")
+    print(row.response, end="\n\n")
 
 # %% [markdown]
 # ## 9. Why a false accept costs more
@@ -641,12 +680,14 @@ for text, grade in results["temperature 1"]:
 # - A **false accept** puts a wrong text into the training data, with our
 #   stamp on it
 # - As a reward it is worse: the model finds the hole and digs
+
+# %% [markdown]
 # - Suppose a grader errs equally often in both directions; what does the
 #   harvest look like?
 
 # %%
-graded = results["temperature 1"]
-solve = sum(grade.correct for _, grade in graded) / len(graded)
+warm = results["temperature 1"]
+solve = sum(row.correct for row in warm) / len(warm)
 rows = []
 for error in (0.01, 0.05, 0.10):
     kept = solve * (1 - error) + (1 - solve) * error
@@ -659,6 +700,8 @@ pd.DataFrame(rows, columns=columns).set_index("errs in")
 # - What is lost can be sampled again; what is spoilt stays
 # - The weaker the model, the larger the spoilt share: wrong samples are
 #   many, so a small error on them is a large number
+
+# %% [markdown]
 # - So: **in doubt, refuse**
 
 # %% [markdown]
@@ -709,3 +752,4 @@ display(Markdown(
 #
 # **Next:** [02 · Self-distillation](02_self_distillation.ipynb) – the model
 # writes its own training data, and the grader chooses.
+

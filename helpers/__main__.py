@@ -1,0 +1,5 @@
+"""``python -m helpers course`` is ``mathslm course``."""
+
+from helpers.cli import app
+
+app(prog_name="mathslm")

@@ -1,0 +1,261 @@
+"""Evaluate models on benchmarks: greedy, one graded line a problem.
+
+Every model writes into its own folder, ``eval/<tag>/<benchmark>.jsonl``. A
+wrong answer is one of three kinds that call for different remedies: cut at
+the token cap (``truncated_wrong``), finished without an answer
+(``no_answer``), or finished with a wrong one (``finished_wrong``).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from helpers import stats
+from helpers.checkpoints import fingerprint_model
+from helpers.engines import Engine, make_engine
+from helpers.errors import LabError, did_you_mean
+from helpers.grading import GRADER_VERSION
+from helpers.models import load_model, model_path
+from helpers.problems import load_problems
+from helpers.recipes import Recipe, recipe_hash
+from helpers.recipes.schema import BenchmarkConfig
+from helpers.records import Completion, Problem, read_json, read_records
+from helpers.runs import RunDir, hash_file, require_space, resolve_data
+from helpers.sampling import (
+    Speed,
+    make_requests,
+    open_samples,
+    sample_missing,
+)
+
+TAGS = ("base", "sft", "dpo")
+SPACE_MB = 50
+
+
+def run_evaluate(
+    recipe: Recipe,
+    run: RunDir,
+    tags: Sequence[str] = TAGS,
+    *,
+    benchmarks: Sequence[str] | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Score the models ``tags`` on the recipe's benchmarks.
+
+    A model that was scored with the same inputs is loaded; a killed run goes
+    on with the problems that lack a line. The stage ``evaluate/<tag>`` grows
+    when it is called for further benchmarks.
+
+    Args:
+        tags: base, sft, dpo or dpo-<variant>.
+        benchmarks: names from the recipe; None for all of them.
+        force: set old results aside and score again.
+
+    Returns:
+        ``{tag: {benchmark: {k, n, truncated_wrong, finished_wrong,
+        no_answer, mean_tokens}}}``; the four counts add up to n.
+
+    Raises:
+        LabError: unknown tag or benchmark, no such model or problem file,
+            results of other inputs in the folder.
+    """
+    chosen = _choose_benchmarks(recipe, benchmarks)
+    sets = {b.name: load_problems(b.path, b.n) for b in chosen}
+    paths = {tag: _require_model(recipe, run, tag) for tag in tags}
+    require_space(run.path, SPACE_MB)
+    return {
+        tag: _evaluate_model(recipe, run, tag, paths[tag], sets, force)
+        for tag in paths
+    }
+
+
+def load_results(run: RunDir, tag: str, benchmark: str) -> list[Completion]:
+    """The lines of one model on one benchmark, in the problems' order.
+
+    Raises:
+        LabError: this model has not been run on it, or not to the end.
+    """
+    config = _choose_benchmarks(run.recipe, [benchmark])[0]
+    command = f"mathslm evaluate --model {tag} --benchmark {benchmark}"
+    path = run.file("eval", tag, f"{benchmark}.jsonl")
+    if not path.is_file():
+        raise LabError(
+            f"There are no results of '{tag}' on '{benchmark}' in {run.path}.",
+            fix=f"{command} --run-dir {run.path}",
+        )
+    rows = {row.problem_id: row for row in read_records(path, Completion)}
+    problems = load_problems(config.path, config.n)
+    missing = [p.id for p in problems if p.id not in rows]
+    if missing:
+        raise LabError(
+            f"{path} holds {len(problems) - len(missing)} of "
+            f"{len(problems)} problems.",
+            why="a score over a part would depend on which part it is",
+            fix=f"{command} --run-dir {run.path}",
+        )
+    return [rows[p.id] for p in problems]
+
+
+def summarize_results(rows: Sequence[Completion]) -> dict[str, Any]:
+    """Counts of one benchmark: right, and wrong by kind; mean tokens."""
+    wrong = [row for row in rows if not row.correct]
+    cut = [row for row in wrong if row.finish_reason == "length"]
+    ended = [row for row in wrong if row.finish_reason != "length"]
+    silent = [row for row in ended if row.extracted is None]
+    return {
+        "k": len(rows) - len(wrong),
+        "n": len(rows),
+        "truncated_wrong": len(cut),
+        "finished_wrong": len(ended) - len(silent),
+        "no_answer": len(silent),
+        "mean_tokens": statistics.fmean(row.tokens for row in rows),
+    }
+
+
+def _choose_benchmarks(
+    recipe: Recipe, names: Sequence[str] | None
+) -> list[BenchmarkConfig]:
+    known = {b.name: b for b in recipe.evaluate.benchmarks}
+    for name in names or ():
+        if name not in known:
+            raise LabError(
+                f"There is no benchmark '{name}'.{did_you_mean(name, known)}",
+                fix="choose from: " + ", ".join(known),
+            )
+    return [known[name] for name in dict.fromkeys(names or known)]
+
+
+def _require_model(recipe: Recipe, run: RunDir, tag: str) -> Path:
+    path = model_path(recipe, run, tag)
+    if tag != "base" and not (path / "config.json").is_file():
+        kind, _, variant = tag.partition("-")
+        option = f" --variant {variant}" if variant else ""
+        raise LabError(
+            f"There is no merged model '{tag}' at {path}.",
+            fix=f"mathslm merge --model {kind}{option} --run-dir {run.path}",
+        )
+    return path
+
+
+def _describe_inputs(recipe: Recipe, path: Path) -> dict[str, str]:
+    """What every line depends on besides its own problem."""
+    settings = recipe.evaluate
+    return {
+        "model": fingerprint_model(path, recipe.model.revision),
+        "precision": recipe_hash(recipe, "model"),
+        "template": recipe.data.prompt_template,
+        "max_new_tokens": str(settings.max_new_tokens),
+        "temperature": str(settings.temperature),
+        "seed": str(recipe.seed) if settings.temperature > 0 else "greedy",
+        "grader": GRADER_VERSION,
+    }
+
+
+def _describe_benchmarks(recipe: Recipe, names: set[str]) -> dict[str, str]:
+    return {
+        f"benchmark {b.name}": f"{hash_file(resolve_data(b.path))} n={b.n}"
+        for b in recipe.evaluate.benchmarks
+        if b.name in names or f"benchmark {b.name}" in names
+    }
+
+
+def _read_stage_inputs(run: RunDir, stage: str) -> dict[str, str]:
+    path = run.file("stages", f"{stage.replace('/', '-')}.json")
+    return read_json(path)["inputs"] if path.is_file() else {}
+
+
+def _evaluate_model(
+    recipe: Recipe,
+    run: RunDir,
+    tag: str,
+    path: Path,
+    sets: dict[str, list[Problem]],
+    force: bool,
+) -> dict[str, Any]:
+    stage = f"evaluate/{tag}"
+    common = _describe_inputs(recipe, path)
+    earlier = {} if force else _read_stage_inputs(run, stage)
+    inputs = common | _describe_benchmarks(recipe, {*sets, *earlier})
+    # Other benchmarks than last time extend the stage; a change is refused.
+    extends = earlier.items() < inputs.items()
+    if not extends and run.is_done(stage, inputs, force):
+        print(f"{stage}: done with these inputs, loaded.")
+        saved = run.metrics()[stage]
+        return {name: saved[name] for name in sets}
+    saved = run.metrics()[stage] if earlier and extends else {}
+    with run.stage(stage, inputs) as record:
+        scores = _score_sets(recipe, run, tag, path, sets, common, force)
+        names = [b.name for b in recipe.evaluate.benchmarks]
+        merged = saved | scores
+        record["metrics"] = {n: merged[n] for n in names if n in merged}
+        record["outputs"] = [_result_name(tag, n) for n in record["metrics"]]
+    return scores
+
+
+def _score_sets(
+    recipe: Recipe,
+    run: RunDir,
+    tag: str,
+    path: Path,
+    sets: dict[str, list[Problem]],
+    common: dict[str, str],
+    force: bool,
+) -> dict[str, Any]:
+    """Sample what is missing, benchmark by benchmark; return the counts."""
+    scores, engine, tokenizer = {}, None, None
+    for name, problems in sets.items():
+        inputs = common | _describe_benchmarks(recipe, {name})
+        done = open_samples(run, _result_name(tag, name), inputs, force)
+        if len({row.problem_id for row in done}) < len(problems):
+            if engine is None:
+                model, tokenizer = load_model(recipe, path)
+                engine = make_engine(recipe, model, tokenizer)
+            _answer(recipe, run, tag, name, problems, done, engine, tokenizer)
+        scores[name] = summarize_results(done)
+        score = stats.proportion(scores[name]["k"], scores[name]["n"])
+        print(f"{tag} on {name}: {score}")
+    return scores
+
+
+def _answer(
+    recipe: Recipe,
+    run: RunDir,
+    tag: str,
+    name: str,
+    problems: Sequence[Problem],
+    done: list[Completion],
+    engine: Engine,
+    tokenizer: Any,
+) -> None:
+    requests = make_requests(
+        problems,
+        tokenizer,
+        recipe.data.prompt_template,
+        n=1,
+        run_seed=recipe.seed,
+        temperature=recipe.evaluate.temperature,
+        top_p=1.0,
+        max_new_tokens=recipe.evaluate.max_new_tokens,
+    )
+    sample_missing(
+        engine,
+        requests,
+        done,
+        {p.id: p.answer for p in problems},
+        run.file(_result_name(tag, name)),
+        title=f"{tag} on {name}",
+        speed=Speed(),
+    )
+
+
+def _result_name(tag: str, benchmark: str) -> str:
+    return f"eval/{tag}/{benchmark}.jsonl"
+
+
+if __name__ == "__main__":
+    from helpers.cli import main_stage
+
+    main_stage("evaluate")

@@ -1,0 +1,125 @@
+"""Compare two single values: numbers, units, words, expressions."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from helpers.grading.exact import parse_number
+from helpers.grading.lexer import ReadError
+from helpers.grading.normalize import CLOSE, OPEN
+from helpers.grading.probe import equal_nodes
+from helpers.grading.reader import read
+from helpers.grading.solutions import infinite_sign
+from helpers.grading.tree import Node, contains, symbols
+from helpers.grading.units import split_unit, units_clash
+
+Result = tuple[bool | None, str]
+
+
+def compare_scalars(gold: str, predicted: str) -> Result:
+    """Compare two scalars with their units."""
+    left, right = split_unit(gold), split_unit(predicted)
+    if units_clash(left.unit, right.unit):
+        return False, "a different unit"
+    if infinite_sign(left.core) or infinite_sign(right.core):
+        same = infinite_sign(left.core) == infinite_sign(right.core)
+        return same, "infinity" if same else "different value"
+    one, two = _plain(left.core), _plain(right.core)
+    if one is not None and two is not None:
+        return _compare_numbers(one, two, left.scale, right.scale)
+    if OPEN in left.core or OPEN in right.core:
+        return _compare_words(left.core, right.core)
+    try:
+        nodes = read(left.core), read(right.core)
+    except ReadError:
+        return _compare_unreadable(left.core, right.core)
+    if left.scale != 1 or right.scale != 1:
+        nodes = _scaled(nodes[0], left.scale), _scaled(nodes[1], right.scale)
+    return compare_nodes(*nodes)
+
+
+def _scaled(node: Node, scale: int) -> Node:
+    return ("mul", [node, ("num", Fraction(scale))])
+
+
+def _plain(text: str) -> tuple[Fraction, bool] | None:
+    percent = text.endswith("%")
+    value = parse_number(text[:-1].strip() if percent else text)
+    return None if value is None else (value, percent)
+
+
+def _compare_numbers(
+    gold: tuple[Fraction, bool],
+    predicted: tuple[Fraction, bool],
+    gold_scale: int,
+    predicted_scale: int,
+) -> Result:
+    """Compare exact numbers; p% is p/100, or p beside a bare number."""
+    one, two = gold[0] * gold_scale, predicted[0] * predicted_scale
+    if gold[1] == predicted[1]:
+        return one == two, "number" if one == two else "different number"
+    percent = one if gold[1] else two
+    bare = two if gold[1] else one
+    if percent / 100 == bare or (percent == bare and abs(bare) >= 1):
+        return True, "number (percent)"
+    return False, "different number"
+
+
+def _compare_words(gold: str, predicted: str) -> Result:
+    one, two = plain_words(gold), plain_words(predicted)
+    if one and one == two:
+        return True, "same words"
+    return False, "different words"
+
+
+def plain_words(text: str) -> str:
+    """Return a text answer without case, marks and outer punctuation."""
+    text = text.replace(OPEN, " ").replace(CLOSE, " ").lower()
+    text = re.sub(r"[\s{}$\\]+", " ", text).strip(" .,;:!\"'`*")
+    return re.sub(r"^(?:the|an?) ", "", text)
+
+
+def _compare_unreadable(gold: str, predicted: str) -> Result:
+    if plain_words(gold) == plain_words(predicted) and re.search(
+        r"[a-z]{2}", plain_words(gold)
+    ):
+        return True, "same words"
+    wordy = [
+        re.search(r"[A-Za-z]{4}", re.sub(r"\\[A-Za-z]+", " ", t))
+        for t in (gold, predicted)
+    ]
+    if all(wordy):
+        return False, "different words"
+    return None, "not readable"
+
+
+def compare_nodes(gold: Node, predicted: Node) -> Result:
+    """Compare by evaluation, under each reading that the notation allows."""
+    predicted = _match_constant(gold, predicted)
+    readings: list[dict[str, bool]] = [{}]
+    both = (gold, predicted)
+    if any(contains(n, "deg") for n in both):
+        readings.append({"radians": True})
+    if any(contains(n, "call", "log") for n in both):
+        readings.append({"decimal_log": True})
+    unknown = False
+    for reading in readings:
+        same = equal_nodes(gold, predicted, **reading)
+        if same:
+            return True, "same value"
+        unknown |= same is None
+    return (None, "") if unknown else (False, "different value")
+
+
+def _match_constant(gold: Node, predicted: Node) -> Node:
+    """Rename the constant of integration c to the C of the reference."""
+    ours, theirs = symbols(predicted), symbols(gold)
+    for small, large in (("c", "C"), ("C", "c"), ("k", "C"), ("K", "C")):
+        lone = small in ours - theirs and large in theirs - ours
+        if not lone or predicted[0] != "add" or gold[0] != "add":
+            continue
+        old, new = ("sym", small), ("sym", large)
+        if old in predicted[1] and new in gold[1]:
+            return ("add", [new if p == old else p for p in predicted[1]])
+    return predicted

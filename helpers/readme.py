@@ -1,0 +1,155 @@
+"""The generated parts of the README and of the model card.
+
+``python -m helpers.readme`` renews them from ``data/measured/pocket`` and
+the recipes; a test fails when the README is out of step. So no figure in it
+is typed by hand.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from helpers.recipes import list_recipes, load_recipe
+from helpers.records import Completion, read_json, read_records, write_text
+from helpers.runs import DATA_DIR, REPO_ROOT
+from helpers.stats import compare, proportion
+
+MEASURED = DATA_DIR / "measured" / "pocket"
+README = REPO_ROOT / "README.md"
+CARD = DATA_DIR / "pocket" / "README.md"
+MODELS = {"base": "base", "sft": "SFT", "dpo": "SFT + DPO"}
+STEPS = (("base", "sft"), ("sft", "dpo"))
+
+
+def render_results(measured: Path = MEASURED) -> str:
+    """The grid of the recorded run, its paired tests, its machine."""
+    run = measured / "run"
+    recipe = load_recipe(run / "recipe.yaml")
+    names = [b.name for b in recipe.evaluate.benchmarks]
+    metrics = read_json(run / "metrics.json")
+    lines = ["| model | " + " | ".join(names) + " |"]
+    lines.append("|---|" + "---|" * len(names))
+    for tag, label in MODELS.items():
+        row = metrics[f"evaluate/{tag}"]
+        cells = [str(proportion(row[n]["k"], row[n]["n"])) for n in names]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    lines.append("")
+    main = recipe.evaluate.main
+    for before, after in STEPS:
+        found = compare(
+            _answers(run, before, main), _answers(run, after, main)
+        )
+        text = found.sentence(MODELS[before], MODELS[after], main)
+        lines.append(f"- {text}")
+    lines += _render_seeds(measured, main)
+    manifest = read_json(run / "manifest.json")
+    lines.append(
+        f"- Recorded {manifest['created'][:10]} on {manifest['processor']}, "
+        f"{manifest['cores']} cores; greedy decoding, at most "
+        f"{recipe.evaluate.max_new_tokens} new tokens, seed {recipe.seed}."
+    )
+    return "\n".join(lines)
+
+
+def _answers(run: Path, tag: str, benchmark: str) -> dict[str, bool]:
+    rows = read_records(run / "eval" / tag / f"{benchmark}.jsonl", Completion)
+    return {row.problem_id: row.correct for row in rows}
+
+
+def _render_seeds(measured: Path, main: str) -> list[str]:
+    if not (measured / "seeds.json").is_file():
+        return []
+    seeds = read_json(measured / "seeds.json")["seeds"]
+    parts = []
+    for tag, label in MODELS.items():
+        scores = [seeds[s][tag][main] for s in sorted(seeds)]
+        text = ", ".join(f"{s['k']}/{s['n']}" for s in scores)
+        parts.append(f"{label} {text}")
+    names = ", ".join(sorted(seeds))
+    return [f"- Seeds {names} on {main}: {'; '.join(parts)}."]
+
+
+def render_timings(measured: Path = MEASURED) -> str:
+    """Wall time of each notebook, from papermill's own metadata."""
+    timings: dict[str, float] = read_json(measured / "timings.json")
+    lines = ["| notebook | wall time |", "|---|---|"]
+    total = 0.0
+    for name, seconds in sorted(timings.items()):
+        total += seconds
+        lines.append(f"| {name} | {seconds:.0f} s |")
+    lines.append(f"| all | {total / 60:.1f} min |")
+    machine = read_json(measured / "run" / "manifest.json")
+    lines += ["", f"Measured on {machine['processor']}, "
+              f"{machine['cores']} cores, tier pocket."]  # fmt: skip
+    return "\n".join(lines)
+
+
+def render_tiers() -> str:
+    """One row per shipped recipe."""
+    lines = ["| tier | model | for | precision |", "|---|---|---|---|"]
+    for name in list_recipes():
+        recipe = load_recipe(name)
+        lines.append(
+            f"| `{name}` | {recipe.model.id} | {recipe.description} "
+            f"| {recipe.model.dtype} |"
+        )
+    return "\n".join(lines)
+
+
+def render_card(measured: Path = MEASURED) -> str:
+    """What the base model does, for its model card."""
+    base = read_json(measured / "base.json")
+    metrics = read_json(measured / "run" / "metrics.json")
+    lines = ["| measure | result |", "|---|---|"]
+    for name, row in metrics["evaluate/base"].items():
+        score = proportion(row["k"], row["n"])
+        lines.append(f"| greedy, {name} | {score} |")
+    for name in ("pass@1", "pass@4"):
+        score = proportion(base[name]["k"], base[name]["n"])
+        lines.append(f"| {name} at T=1, main | {score} |")
+    mixed = metrics["distill"]["mixed"]
+    lines.append(
+        "| train problems with right and wrong samples (n=4) | "
+        f"{proportion(mixed['k'], mixed['n'])} |"
+    )
+    row = metrics["evaluate/base"]["main"]
+    lines.append(
+        f"| greedy failures on main | {row['finished_wrong']} finished and "
+        f"wrong, {row['truncated_wrong']} cut at the cap, "
+        f"{row['no_answer']} without an answer |"
+    )
+    return "\n".join(lines)
+
+
+RENDERERS = {
+    README: {
+        "results": render_results,
+        "timings": render_timings,
+        "tiers": render_tiers,
+    },
+    CARD: {"card": render_card},
+}
+
+
+def renew(path: Path) -> str:
+    """The text of a page with every generated part rendered again."""
+    text = path.read_text(encoding="utf-8")
+    for name, render in RENDERERS[path].items():
+        pattern = rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)"
+        body = render()
+        text, count = re.subn(
+            pattern,
+            lambda m, body=body: f"{m[1]}{body}\n{m[2]}",
+            text,
+            flags=re.DOTALL,
+        )
+        if count != 1:
+            raise ValueError(f"{path} has {count} parts named '{name}'")
+    return text
+
+
+if __name__ == "__main__":
+    for page in RENDERERS:
+        write_text(page, renew(page))
+        print(f"renewed: {page}")

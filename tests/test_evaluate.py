@@ -1,0 +1,192 @@
+"""Evaluation: one line a problem, kinds of wrong, nothing overwritten."""
+
+import shutil
+
+import pytest
+from broken_engines import Breaking, Counting, Killed
+
+from helpers.errors import LabError
+from helpers.problems import load_problems
+from helpers.recipes.schema import BenchmarkConfig
+from helpers.records import Completion, read_records, write_records
+
+pytest.importorskip("transformers")
+
+from helpers import evaluate, sampling  # noqa: E402
+
+KINDS = ("k", "truncated_wrong", "finished_wrong", "no_answer")
+
+
+def add_benchmark(recipe, path, name="second", n=4):
+    """The recipe with one more benchmark."""
+    more = BenchmarkConfig(name=name, path=str(path), n=n)
+    old = recipe.evaluate
+    new = old.model_copy(update={"benchmarks": (*old.benchmarks, more)})
+    return recipe.model_copy(update={"evaluate": new})
+
+
+def read_lines(run, tag="base", name="bench"):
+    return read_records(run.file("eval", tag, f"{name}.jsonl"), Completion)
+
+
+@pytest.fixture
+def merged(run, tiny_model_dir, tokenizer):
+    """Another model in the place of the merged SFT model."""
+    from conftest import make_tiny_model
+
+    folder = run.file("sft", "merged")
+    shutil.copytree(tiny_model_dir, folder)
+    make_tiny_model(len(tokenizer), seed=5).save_pretrained(folder)
+    return folder
+
+
+def test_each_problem_has_one_line_and_the_kinds_add_up(
+    tiny_recipe, run, capsys
+):
+    scores = evaluate.run_evaluate(tiny_recipe, run, ("base",))
+    rows = read_lines(run)
+    problems = load_problems(tiny_recipe.evaluate.benchmarks[0].path, 8)
+    assert {row.problem_id: row.gold for row in rows} == {
+        p.id: p.answer for p in problems
+    }
+    assert len(rows) == 8
+    counts = scores["base"]["bench"]
+    assert sum(counts[kind] for kind in KINDS) == counts["n"] == 8
+    assert run.metrics()["evaluate/base"] == scores["base"]
+    ordered = evaluate.load_results(run, "base", "bench")
+    assert [row.problem_id for row in ordered] == [p.id for p in problems]
+    before = run.file("eval", "base", "bench.jsonl").read_bytes()
+    assert evaluate.run_evaluate(tiny_recipe, run, ("base",)) == scores
+    assert "loaded" in capsys.readouterr().out
+    assert run.file("eval", "base", "bench.jsonl").read_bytes() == before
+
+
+def test_two_models_write_apart(tiny_recipe, run, merged):
+    evaluate.run_evaluate(tiny_recipe, run, ("base", "sft"))
+    base, sft = read_lines(run), read_lines(run, "sft")
+    assert [r.response for r in base] != [r.response for r in sft]
+    assert {"evaluate/base", "evaluate/sft"} <= set(run.metrics())
+
+
+def make_row(correct, finish, extracted):
+    return Completion(
+        problem_id="p",
+        sample=0,
+        prompt="p",
+        response="r",
+        extracted=extracted,
+        correct=correct,
+        finish_reason=finish,
+        tokens=4,
+        mean_logprob=-1.0,
+        seed=0,
+    )
+
+
+def test_wrong_answers_are_told_apart():
+    rows = [
+        make_row(True, "stop", "1"),
+        make_row(True, "length", "1"),
+        make_row(False, "length", None),
+        make_row(False, "length", "2"),
+        make_row(False, "stop", "2"),
+        make_row(False, "stop", None),
+    ]
+    assert evaluate.summarize_results(rows) == {
+        "k": 2,
+        "n": 6,
+        "truncated_wrong": 2,
+        "finished_wrong": 1,
+        "no_answer": 1,
+        "mean_tokens": 4.0,
+    }
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(
+    tiny_recipe, run, monkeypatch
+):
+    monkeypatch.setattr(sampling, "WRITE_EVERY", 2)
+    real, asked = evaluate.make_engine, []
+    monkeypatch.setattr(
+        evaluate, "make_engine", lambda *args: Breaking(real(*args), 5)
+    )
+    with pytest.raises(Killed):
+        evaluate.run_evaluate(tiny_recipe, run, ("base",))
+    begun = read_lines(run)
+    assert len(begun) == 4
+    with pytest.raises(LabError, match="4 of 8"):
+        evaluate.load_results(run, "base", "bench")
+    assert "evaluate/base" not in run.metrics()
+    monkeypatch.setattr(
+        evaluate, "make_engine", lambda *args: Counting(real(*args), asked)
+    )
+    evaluate.run_evaluate(tiny_recipe, run, ("base",))
+    assert len(asked) == 4
+    assert read_lines(run)[:4] == begun
+    assert len({row.problem_id for row in read_lines(run)}) == 8
+
+
+def test_a_changed_model_is_refused_and_force_keeps_the_old(
+    tiny_recipe, run, merged, tokenizer
+):
+    from conftest import make_tiny_model
+
+    evaluate.run_evaluate(tiny_recipe, run, ("sft",))
+    before = run.file("eval", "sft", "bench.jsonl").read_bytes()
+    make_tiny_model(len(tokenizer), seed=6).save_pretrained(merged)
+    with pytest.raises(LabError, match="changed: model"):
+        evaluate.run_evaluate(tiny_recipe, run, ("sft",))
+    assert run.file("eval", "sft", "bench.jsonl").read_bytes() == before
+    evaluate.run_evaluate(tiny_recipe, run, ("sft",), force=True)
+    (old,) = run.file("old").rglob("bench.jsonl")
+    assert old.read_bytes() == before
+    assert run.file("eval", "sft", "bench.jsonl").read_bytes() != before
+
+
+def test_benchmarks_can_be_run_one_by_one(tiny_recipe, run, problems):
+    path = run.path.parent / "second.jsonl"
+    write_records(path, problems[8:])
+    recipe = add_benchmark(tiny_recipe, path)
+    first = evaluate.run_evaluate(
+        recipe, run, ("base",), benchmarks=["second"]
+    )
+    assert list(first["base"]) == ["second"]
+    evaluate.run_evaluate(recipe, run, ("base",), benchmarks=["bench"])
+    before = run.file("eval", "base", "second.jsonl").read_bytes()
+    both = evaluate.run_evaluate(recipe, run, ("base",))
+    assert list(both["base"]) == ["bench", "second"]
+    assert both["base"]["second"] == first["base"]["second"]
+    assert run.metrics()["evaluate/base"] == both["base"]
+    assert run.file("eval", "base", "second.jsonl").read_bytes() == before
+
+
+def test_a_changed_problem_file_is_refused(tiny_recipe, run, problems):
+    evaluate.run_evaluate(tiny_recipe, run, ("base",))
+    write_records(tiny_recipe.evaluate.benchmarks[0].path, problems[4:])
+    with pytest.raises(LabError, match="changed: benchmark bench"):
+        evaluate.run_evaluate(tiny_recipe, run, ("base",))
+
+
+@pytest.mark.parametrize(
+    ("tag", "message"),
+    [
+        ("sft", "mathslm merge --model sft"),
+        ("dpo-published", "--variant published"),
+        ("dpo-publishd", "Did you mean 'published'"),
+        ("sft-two", "no model 'sft-two'"),
+        ("basic", "no model 'basic'"),
+    ],
+)
+def test_a_missing_model_is_refused_with_the_command(
+    tiny_recipe, run, tag, message
+):
+    with pytest.raises(LabError, match=message):
+        evaluate.run_evaluate(tiny_recipe, run, ("base", tag))
+    assert not run.file("eval").exists()
+
+
+def test_unknown_and_missing_benchmarks_are_refused(tiny_recipe, run):
+    with pytest.raises(LabError, match="Did you mean 'bench'"):
+        evaluate.run_evaluate(tiny_recipe, run, benchmarks=["benhc"])
+    with pytest.raises(LabError, match="no results of 'base'"):
+        evaluate.load_results(run, "base", "bench")

@@ -1,0 +1,67 @@
+"""Recipes: every shipped one loads; wrong ones are refused with a remedy."""
+
+from __future__ import annotations
+
+import pytest
+
+from helpers.errors import LabError
+from helpers.recipes import list_recipes, load_recipe, recipe_hash
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_shipped_recipes_load(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.model.dtype_reason
+
+
+def test_overrides_change_one_value():
+    recipe = load_recipe("pocket", ("sft.learning_rate=1e-4", "seed=7"))
+    assert recipe.sft.learning_rate == 1e-4
+    assert recipe.seed == 7
+    same = load_recipe("pocket", ("seed=7",))
+    assert recipe_hash(recipe, "dpo") == recipe_hash(same, "dpo")
+    assert recipe_hash(recipe, "sft") != recipe_hash(same, "sft")
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("pockt", (), "Did you mean 'pocket'"),
+        ("none.yaml", (), "No recipe file"),
+        ("pocket", ("sft.learning_rat=1",), "Did you mean 'learning_rate'"),
+        ("pocket", ("sft.epochs=soon",), "sft.epochs"),
+        ("pocket", ("sampling.top_p=2",), "sampling.top_p"),
+        ("pocket", ("sft.learning_rate",), "section.key=value"),
+        ("pocket", ("seed.x=1",), "no section"),
+        ("pocket", ("sft.effective_batch=10",), "multiple"),
+        ("pocket", ("evaluate.main=gsm8k",), "gsm8k"),
+        ("pocket", ("dpo_variants.published.betta=1",), "betta"),
+    ],
+)
+def test_refusals_name_the_key(name, overrides, message):
+    with pytest.raises(LabError, match=message):
+        load_recipe(name, overrides)
+
+
+def test_unknown_variant():
+    recipe = load_recipe("pocket")
+    assert recipe.dpo_variant("published").learning_rate == 5e-7
+    with pytest.raises(LabError, match="Did you mean 'published'"):
+        recipe.dpo_variant("publishd")
+
+
+def test_a_file_can_extend_a_shipped_recipe(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: pocket\nname: mine\nsft: {epochs: 1}\n")
+    recipe = load_recipe(path)
+    assert (recipe.name, recipe.sft.epochs) == ("mine", 1)
+    assert recipe.sft.lora == load_recipe("pocket").sft.lora
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "\x00"])
+def test_unreadable_files(tmp_path, text):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(LabError, match="bad.yaml"):
+        load_recipe(path)
