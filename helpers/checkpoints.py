@@ -18,6 +18,7 @@ from helpers.errors import LabError
 from helpers.records import disk_errors, read_json, write_json, write_text
 from helpers.runs import RunDir, hash_file
 
+LINEAGE = "lineage.json"  # in a merged model: hashes of its parts
 HASH_WHOLE_BELOW = 1 << 28  # bytes: larger weight files count by size only
 
 
@@ -68,11 +69,15 @@ def read_losses(history: Iterable[Mapping[str, Any]]) -> list[float]:
 def fingerprint_model(path: str | Path, revision: str | None = None) -> str:
     """Short hash of a model: its files, or its hub id and revision.
 
-    Weight files too large to hash in a moment count by name and size.
+    A merged model is known by what it was merged from: its weights may
+    differ in the last bit between machines. Weight files too large to hash
+    in a moment count by name and size.
     """
     folder = Path(path)
     if not folder.is_dir():
         return f"{path}@{revision or 'main'}"
+    if (folder / LINEAGE).is_file():
+        return hash_file(folder / LINEAGE)
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     if sum(p.stat().st_size for p in files) < HASH_WHOLE_BELOW:
         return hash_file(folder)

@@ -22,7 +22,7 @@ from helpers.errors import LabError, did_you_mean
 from helpers.progress import CellProgress
 from helpers.recipes import load_recipe
 from helpers.records import read_json, write_json
-from helpers.runs import REPO_ROOT, RunDir
+from helpers.runs import REPO_ROOT, RunDir, name_folder
 
 NOTEBOOK_DIR = REPO_ROOT / "notebooks"
 START_TIMEOUT = 300  # seconds; a busy classroom machine starts slowly
@@ -195,18 +195,6 @@ def choose_parameters(
         if default != given[name]:
             chosen[name] = given[name]
     return chosen
-
-
-def name_folder(path: Path) -> str:
-    """A run folder as the notebooks see it: they run in the clone's root.
-
-    Relative inside the clone, so that no executed notebook names a home
-    folder; absolute elsewhere.
-    """
-    full = path.resolve()
-    if full.is_relative_to(REPO_ROOT):
-        return full.relative_to(REPO_ROOT).as_posix()
-    return full.as_posix()
 
 
 def run_notebook(

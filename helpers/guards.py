@@ -130,13 +130,13 @@ def check_initial_loss(
             None when it was not recorded.
 
     Returns:
-        A warning, or None when the two agree within the larger of 0.1 nat
+        A warning, or None when the two agree within the larger of 0.05 nat
         and one half (the first batch is a sample of the rows).
     """
     if sampling_logprob is None:
         return None
     expected = -sampling_logprob
-    if abs(first_loss - expected) <= max(0.1, 0.5 * expected):
+    if abs(first_loss - expected) <= max(0.05, 0.5 * expected):
         return None
     return (
         f"The first training loss is {first_loss:.3f}, but the model wrote "

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.checkpoints import fingerprint_model, require_file
+from helpers.checkpoints import LINEAGE, fingerprint_model, require_file
 from helpers.errors import LabError
 from helpers.recipes import Recipe, recipe_hash
 from helpers.records import disk_errors, write_json
@@ -72,7 +72,7 @@ def run_merge(
     require_space(run.path, 200)
     outputs = [f"{tag}/merged", f"{tag}/merge_fidelity.json"]
     with run.stage(f"merge/{tag}", inputs) as record:
-        fidelity = merge_and_save(recipe, run, tag, adapter, base)
+        fidelity = merge_and_save(recipe, run, tag, inputs)
         record.update(outputs=outputs, metrics=fidelity)
     return fidelity
 
@@ -98,11 +98,16 @@ def find_parts(recipe: Recipe, run: RunDir, tag: str) -> tuple[Path, Path]:
 
 
 def merge_and_save(
-    recipe: Recipe, run: RunDir, tag: str, adapter: Path, base: Path
+    recipe: Recipe, run: RunDir, tag: str, inputs: dict[str, str]
 ) -> dict[str, Any]:
-    """Merge, save under a temporary name, measure the files, rename."""
+    """Merge, save under a temporary name, measure the files, rename.
+
+    ``inputs`` are saved beside the weights: they are what the model is
+    known by, see :func:`helpers.checkpoints.fingerprint_model`.
+    """
     import torch
 
+    adapter, base = find_parts(recipe, run, tag)
     dtype = getattr(torch, recipe.model.dtype)
     model, tokenizer = load_unmerged(recipe, adapter, base)
     fidelity = measure_update(model, dtype)
@@ -114,6 +119,7 @@ def merge_and_save(
         merged = model.merge_and_unload(safe_merge=True).to(dtype)
         merged.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        write_json(partial / LINEAGE, inputs)
     del model, merged
     saved, _ = load_exact(recipe, partial)
     fidelity |= compare_logits(probe, saved)

@@ -34,6 +34,7 @@ class CellProgress:
             BarColumn(),
             TextColumn("cell {task.fields[cell]}/{task.fields[cells]}"),
             TimeLeft(),
+            refresh_per_second=2,
             console=console,
         )
 

@@ -27,8 +27,8 @@ import yaml
 
 from helpers import __version__
 from helpers.errors import LabError
-from helpers.records import disk_errors, read_json, write_json, write_text
 from helpers.recipes import Recipe
+from helpers.records import disk_errors, read_json, write_json, write_text
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 REPO_ROOT = Path(__file__).resolve().parent.parent
@@ -211,6 +211,18 @@ def resolve_data(path: str | Path) -> Path:
     if override and (Path(override) / path).exists():
         return Path(override) / path
     return DATA_DIR / path
+
+
+def name_folder(path: str | Path) -> str:
+    """A folder as files and notebooks name it.
+
+    Relative inside the clone, so that nothing written names a home folder;
+    absolute elsewhere; a hub id stays as it is.
+    """
+    full = Path(path).resolve()
+    if full.is_relative_to(REPO_ROOT) and full.exists():
+        return full.relative_to(REPO_ROOT).as_posix()
+    return full.as_posix() if full.exists() else str(path)
 
 
 def hash_file(path: str | Path) -> str:

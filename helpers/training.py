@@ -31,6 +31,7 @@ from helpers.models import pick_device
 from helpers.recipes import Recipe
 from helpers.recipes.schema import LoraSettings, TrainConfig
 from helpers.records import disk_errors
+from helpers.runs import name_folder
 from helpers.schedule import StepCount
 
 # TRL reports every trainer it builds to the hub; a course must not.
@@ -301,11 +302,18 @@ def check_supervision(
 def save_adapter(trainer: Any, folder: Path) -> None:
     """Save the adapter under a temporary name, then rename it into place."""
     partial = folder.with_name(folder.name + ".partial")
+    for config in trainer.model.peft_config.values():
+        # An absolute path would tie the adapter to this machine.
+        config.base_model_name_or_path = name_folder(
+            config.base_model_name_or_path
+        )
     with disk_errors(folder):
         shutil.rmtree(partial, ignore_errors=True)
         trainer.save_model(str(partial))
-        # A pickle of the arguments, with this machine's paths: not needed.
+        # A pickle of the arguments and an empty model card, both with this
+        # machine's paths: not needed.
         (partial / "training_args.bin").unlink(missing_ok=True)
+        (partial / "README.md").unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
 

@@ -17,7 +17,7 @@ from helpers.runs import RunDir
 
 pytest.importorskip("transformers")
 
-from helpers import distill, sampling  # noqa: E402
+from helpers import distill, sampling
 
 
 def make_row(problem, sample, correct, tokens=5, finish="stop", **more):

@@ -149,7 +149,7 @@ def test_first_tokens_follow_the_models_distribution(model, tokenizer, top_p):
     scores = transformers.TemperatureLogitsWarper(0.7)(ids, scores)
     if top_p < 1:
         scores = transformers.TopPLogitsWarper(top_p)(ids, scores)
-    p = scores.softmax(-1)[0].double().numpy()
+    p = scores[0].double().softmax(-1).numpy()
     engine = Recording(model, tokenizer, max_batch_size=1000)
     assert len(list(engine.sample(requests))) == 2000
     counts = Counter(token for (token,) in engine.ids.values())

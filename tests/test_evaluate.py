@@ -12,7 +12,7 @@ from helpers.records import Completion, read_records, write_records
 
 pytest.importorskip("transformers")
 
-from helpers import evaluate, sampling  # noqa: E402
+from helpers import evaluate, sampling
 
 KINDS = ("k", "truncated_wrong", "finished_wrong", "no_answer")
 

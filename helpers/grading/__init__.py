@@ -34,6 +34,8 @@ POLICY: dict[str, str] = {
     "percent": "p% equals p/100; it equals a bare p only for |p| >= 1",
     "degrees": "30 degrees equals a bare 30 and pi/6",
     "order": "free in {sets} and bare lists, fixed in (tuples) and matrices",
+    "connectors": "and, or and commas may list the values of one variable; "
+    "x = 1 or y = 2 is not x = 1 and y = 2",
     "brackets": "[0,1) is not (0,1); a bare list equals a tuple in order",
     "intervals": "an interval equals the inequality it solves",
     "assignments": "x = 5 equals 5; x = 1, y = 2 equals (1, 2)",

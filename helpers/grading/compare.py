@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
-from helpers.grading.exact import parse_number
 from helpers.grading.normalize import canonical
+from helpers.grading.reader import is_readable
 from helpers.grading.relations import (
     chain_value,
     compare_relations,
@@ -36,8 +36,10 @@ def compare_values(gold: Value, predicted: Value, depth: int = 0) -> Result:
         return compare_scalars(gold.text, predicted.text)
     if kinds == {"relation"}:
         return compare_relations(gold, predicted, compare_values)
-    if kinds & _SET_KINDS or (
-        "relation" in kinds and kinds & {"tuple", "set"}
+    if (
+        kinds & _SET_KINDS
+        or ("relation" in kinds and kinds & {"tuple", "set"})
+        or _is_range(gold) != _is_range(predicted)
     ):
         result = _compare_solutions(gold, predicted)
         if result is not None:
@@ -49,6 +51,15 @@ def compare_values(gold: Value, predicted: Value, depth: int = 0) -> Result:
     if "matrix" in kinds:
         return _compare_matrices(gold, predicted, depth)
     return _compare_collections(gold, predicted, depth)
+
+
+def _is_range(value: Value) -> bool:
+    """Say whether a list is ``x > a and x < b``."""
+    return (
+        value.kind == "list"
+        and value.marks == ["and"]
+        and to_pieces(value) is not None
+    )
 
 
 def _compare_solutions(gold: Value, predicted: Value) -> Result | None:
@@ -113,7 +124,7 @@ def _compare_matrices(gold: Value, predicted: Value, depth: int) -> Result:
         left, right = _as_rows(gold), _as_rows(predicted)
         if left is None or right is None:
             other = predicted if gold.kind == "matrix" else gold
-            known = other.kind != "scalar" or parse_number(other.text)
+            known = other.kind != "scalar" or is_readable(other.text)
             return (False, "a matrix and no matrix") if known else (None, "")
     else:
         left, right = gold.items, predicted.items
@@ -155,6 +166,8 @@ def _in_order(left: list[Value], right: list[Value], depth: int) -> Result:
 
 def _compare_collections(gold: Value, predicted: Value, depth: int) -> Result:
     left, right = _parts(gold), _parts(predicted)
+    if _connectors_clash(gold, predicted):
+        return False, "and is not or"
     assigned = _assignment(gold, predicted, depth)
     if assigned is not None:
         return assigned
@@ -177,6 +190,22 @@ def _compare_collections(gold: Value, predicted: Value, depth: int) -> Result:
     # Repeating an answer adds nothing: 5, 5, 5 is 5.
     repeated = len(right) > len(left)
     return _any_order(left, right, depth, "set" in kinds or repeated)
+
+
+def _connectors_clash(gold: Value, predicted: Value) -> bool:
+    """Say whether ``x=1 and y=2`` meets ``x=1 or y=2``.
+
+    For several values of one variable "and" is as good as "or".
+    """
+    marks = {(gold.marks or [""])[0], (predicted.marks or [""])[0]}
+    if "or" not in marks or len(marks) == 1:
+        return False
+    names = {
+        canonical(v.items[0].text)
+        for v in (*gold.items, *predicted.items)
+        if v.kind == "relation"
+    }
+    return len(names) > 1
 
 
 def _parts(value: Value) -> list[Value]:

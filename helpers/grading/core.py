@@ -10,10 +10,15 @@ from helpers.grading.evaluate import start_budget
 from helpers.grading.exact import parse_number
 from helpers.grading.hazards import find_hazard
 from helpers.grading.normalize import CLOSE, MAX_LENGTH, OPEN, canonical, clean
+from helpers.grading.reader import is_readable
 from helpers.grading.scalars import plain_words
 from helpers.grading.structure import Value, is_grouped_number, parse_value
 
 MAX_SHAPED = 8_000
+_SYMPY_COMMANDS = {
+    "sum", "prod", "int", "lim", "begin", "det", "bmod", "pmod", "mod",
+    "wedge", "vee", "partial", "cap", "subset", "prime", "bar", "hat",
+}  # fmt: skip
 _LETTER = re.compile(r"\(?([A-J])\)?")
 _CHOICE = re.compile(r"(?:\(([A-J])\)|([A-J])(?:[.):]|$))\s*(.*)", re.S)
 
@@ -127,8 +132,9 @@ def _judge_shapes(left: str, right: str) -> Verdict:
 def _worth_asking(left: str, right: str) -> bool:
     """Say whether math-verify might know what our reader does not.
 
-    Sums, integrals, limits and products of matrices: yes. Sentences, stray
-    operators and numbers side by side: no; they only cost a deadline.
+    Sums, integrals, limits, products of matrices and values too large to
+    probe: yes. Sentences, stray operators and numbers side by side: no; they
+    only cost a deadline.
     """
     both = f"{left} | {right}"
     if re.search(r"\d \d", both) or OPEN in both:
@@ -136,7 +142,9 @@ def _worth_asking(left: str, right: str) -> bool:
     plain = re.sub(r"\\(?:begin|end) ?\{\w+\}|\\[a-zA-Z]+", " ", both)
     if re.search(r"[A-Za-z]{3}|[^\x00-\x7f]", plain):
         return bool(re.search(r"(?:sqrt|exp|log|sin|cos|tan)\b", plain))
-    return "\\" in both or "^" in both
+    if set(re.findall(r"\\([a-zA-Z]+)", both)) & _SYMPY_COMMANDS:
+        return True
+    return is_readable(left) and is_readable(right)
 
 
 def _readings(text: str) -> list[Value]:

@@ -255,6 +255,8 @@ def clean(text: str) -> str:
     text = re.sub(r"(?<!\\)\\[,;:> ]|~", " ", text)
     text = re.sub(r"\{\s*,\s*\}", ",", text)
     text = text.replace("&=", "=").replace("\\&", " ")
+    if re.search(r"\\(?:vec|mathbf|overrightarrow)\b", text):
+        text = text.replace(r"\times", r"\cross")  # it does not commute
     text = rewrite_commands(text)
     text = re.sub(r"\\lt\b", "<", text)
     text = re.sub(r"\\gt\b", ">", text)

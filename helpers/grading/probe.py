@@ -143,7 +143,13 @@ def _scan(
 
     tally = {"equal": 0, "different": 0, "one-sided": 0, "nowhere": 0}
     for point in points:
-        tally[compare_at(pair, replace(base, point=point))] += 1
+        here = replace(base, point=point)
+        result = compare_at(pair, here)
+        if result == "one-sided" and not base.complex_ok:
+            # e^{ln x} is x below zero too, but ln x is not ln |x| there.
+            if compare_at(pair, replace(here, complex_ok=True)) == "equal":
+                result = "equal"
+        tally[result] += 1
         if tally["different"] or (tally["one-sided"] and tally["equal"]):
             break
     return tally

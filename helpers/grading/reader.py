@@ -312,6 +312,15 @@ class Reader(TokenStream):
         return ("call", "root", [inside[0], index])
 
 
+def is_readable(text: str) -> bool:
+    """Say whether :func:`read` knows everything in the text."""
+    try:
+        read(text)
+    except ReadError:
+        return False
+    return True
+
+
 def read(text: str) -> Node:
     """Read one cleaned expression.
 

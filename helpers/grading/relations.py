@@ -8,7 +8,7 @@ from collections.abc import Callable
 from helpers.grading.lexer import ReadError
 from helpers.grading.normalize import canonical
 from helpers.grading.probe import equal_nodes, equal_relations
-from helpers.grading.reader import read
+from helpers.grading.reader import is_readable, read
 from helpers.grading.solutions import same_pieces, to_pieces
 from helpers.grading.structure import Value
 from helpers.grading.tree import Node, symbols
@@ -24,6 +24,12 @@ _SYMBOL = re.compile(
 )
 
 
+_OTHER_NAMES = re.compile(
+    r"[A-Z]{1,2}/[A-Z]{1,2}|d[a-z]/d[a-z]|\\frac\{d[a-z]?\}\{d[a-z]\}[a-z]?"
+    r"|[a-zA-Z]\^\{-1\}\([a-z]\)"
+)
+
+
 def is_name(text: str) -> bool:
     """Say whether the left side of ``name = value`` only names something."""
     text = canonical(text).strip()
@@ -33,7 +39,7 @@ def is_name(text: str) -> bool:
         return True
     if found := re.fullmatch(r"\\frac\{([A-Z]{2})\}\{([A-Z]{2})\}", text):
         return bool(found)
-    if re.fullmatch(r"[A-Z]{1,2}/[A-Z]{1,2}", text):
+    if _OTHER_NAMES.fullmatch(text):
         return True
     parts = text.split(":")
     return len(parts) > 1 and all(_SYMBOL.fullmatch(p) for p in parts)
@@ -103,21 +109,13 @@ def chain_value(value: Value) -> Value | None:
         return None
     if len({canonical(t) for t in texts}) == 1:
         return None
-    if not _all_equal([t for t in texts if _readable(t)]):
+    if not _all_equal([t for t in texts if is_readable(t)]):
         return None
-    if not _readable(texts[-1]) or not all(
-        _readable(t) or "\\" in t for t in texts
+    if not is_readable(texts[-1]) or not all(
+        is_readable(t) or "\\" in t for t in texts
     ):
         return None
     return _reshape(value.items[-1])
-
-
-def _readable(text: str) -> bool:
-    try:
-        read(text)
-    except ReadError:
-        return False
-    return True
 
 
 def _all_equal(texts: list[str]) -> bool:

@@ -77,7 +77,8 @@ def plain_words(text: str) -> str:
     """Return a text answer without case, marks and outer punctuation."""
     text = text.replace(OPEN, " ").replace(CLOSE, " ").lower()
     text = re.sub(r"[\s{}$\\]+", " ", text).strip(" .,;:!\"'`*")
-    return re.sub(r"^(?:the|an?) ", "", text)
+    text = re.sub(r"^(?:the|an?) ", "", text)
+    return "does not exist" if text == "dne" else text
 
 
 def _compare_unreadable(gold: str, predicted: str) -> Result:

@@ -69,9 +69,25 @@ def to_pieces(value: Value) -> list[Piece] | None:
         if any(p is None for p in parts) or not _one_variable(value.items):
             return None
         return [piece for part in parts if part for piece in part]
+    if value.kind == "list" and value.marks == ["and"]:
+        return _overlap(value.items)
     if value.kind == "minus":
         return _without_points(*map(to_pieces, value.items))
     return None
+
+
+def _overlap(items: list[Value]) -> list[Piece] | None:
+    """Return the interval of ``x > a and x < b``."""
+    pieces = [to_pieces(v) for v in items if v.kind == "relation"]
+    if len(items) != 2 or len(pieces) != 2 or not _one_variable(items):
+        return None
+    ends = [p[0] for p in pieces if p and len(p) == 1]
+    below = [p for p in ends if p.low == "-oo" and p.high != "oo"]
+    above = [p for p in ends if p.high == "oo" and p.low != "-oo"]
+    if len(below) != 1 or len(above) != 1:
+        return None
+    low, high = above[0], below[0]
+    return [Piece(low.low, low.low_closed, high.high, high.high_closed)]
 
 
 def _one_variable(values: list[Value]) -> bool:

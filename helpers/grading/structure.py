@@ -83,7 +83,9 @@ def is_grouped_number(text: str) -> bool:
 
 def split_list(text: str, grouped: bool = True) -> tuple[list[str], list[str]]:
     """Split a bare list at commas, semicolons, "and", "or"."""
-    marks = {",", ";", "and", "or", r"\vee", r"\wedge"}
+    marks = {",", ";", "and", "or"}
+    if re.search(r"[<=>]|\\[lg]e\b|\\ne\b", text):
+        marks |= {r"\vee", r"\wedge"}  # p or q itself stays a formula
     if grouped:
         text = re.sub(r"(?<![\d,.])(\d{1,3}(?:,\d{3})+)(?![\d,])",
                       lambda m: m[0].replace(",", ""), text)  # fmt: skip
@@ -126,6 +128,10 @@ def parse_value(text: str, grouped: bool = True) -> Value:
     if found := re.match(r"^(?:⟦[^⟧]*⟧|only|for)?\s*[A-Za-z](?:_\w)?\s*"
                          r"\\in\s*(.+)$", text):  # fmt: skip
         return parse_value(found[1], grouped)
+    if found := re.fullmatch(
+        r"\\begin ?\{cases\}([^&]*?)(?:\\\\)?\s*\\end ?\{cases\}", text
+    ):
+        return parse_value(" and ".join(re.split(r"\\\\", found[1])), grouped)
     for reader in (_read_list, _read_sets, _read_brackets, _read_matrix):
         value = reader(text, grouped)
         if value is not None:
@@ -196,7 +202,8 @@ def _read_list(text: str, grouped: bool) -> Value | None:
     ):
         items[0] = head.items[1]  # "n = 1, 2, 3"
     if not all(mark in ("or", r"\vee") for mark in seen):
-        return Value("list", text, items)
+        both = bool({"and", r"\wedge"} & set(seen))
+        return Value("list", text, items, ["and"] if both else [])
     # "x < 1 or x > 3" is one set; "(1,2) or (2,1)" and "x = 1 or x = 2"
     # are lists.
     sets = all(

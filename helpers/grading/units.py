@@ -44,7 +44,7 @@ _MARKED_TAIL = re.compile(
     rf"(?P<unit>{_MARK}(?:{_POWER}|\s*[/*]?\s*{_MARK})*)$"
 )
 _PLAIN_TAIL = re.compile(
-    rf"^(?P<core>.*[\d)}}ie])\s*(?P<unit>(?:{_PLAIN})(?:{_POWER})?)$"
+    rf"^(?P<core>.*[\d)}}])\s*(?P<unit>(?:{_PLAIN})(?:{_POWER})?)$"
 )
 _WORD_TAIL = re.compile(
     r"^(?P<core>[-+]?[$€£]?[\d.,/ ]*\d)\s+(?P<unit>[A-Za-z]{2,}"
@@ -69,6 +69,11 @@ class Quantity(NamedTuple):
     core: str
     unit: str
     scale: int
+
+
+_TEMPERATURE = re.compile(
+    rf"\s*\^\s*\{{?\s*\\circ\s*\}}?\s*{OPEN}?([CFK]){CLOSE}?$"
+)
 
 
 def name_unit(words: str) -> str:
@@ -99,6 +104,8 @@ def split_unit(cleaned: str) -> Quantity:
     """Take the unit off a cleaned answer (unit "" when it has none)."""
     text = _ORDINAL.sub("", cleaned).strip()
     text = _PERCENT.sub("%", text)
+    if found := _TEMPERATURE.search(text):
+        return Quantity(text[: found.start()], f"deg {found[1]}", 1)
     unit, scale = "", 1
     if found := re.match(r"^([-+]?)\s*([$€£¥])\s*(?=[\d.\\(-])(.*)$", text):
         unit, text = _SIGNS[found[2]], found[1] + found[3]

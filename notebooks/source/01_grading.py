@@ -270,6 +270,7 @@ try_grader(grade_number)
 # | extract | where the answer is, or that there is none |
 # | clean, compare strings | most answers |
 # | exact numbers, no tolerance | fractions, decimals, percent |
+# | words, then formulas read by the package itself | names, roots, intervals |
 # | hazard guard | what must never reach the algebra |
 # | algebra (math-verify) in another process, with a deadline | the rest |
 
@@ -366,12 +367,12 @@ TEXTS = [
 ]
 
 # %% [markdown]
-# - `extract` gives the answer and how it was found
+# - `find_answer` gives the answer and how it was found
 
 # %%
-from helpers.grading.extract import extract
+from helpers.grading.extract import find_answer
 
-rows = [(text, *extract(text)) for text in TEXTS]
+rows = [(text, *find_answer(text)) for text in TEXTS]
 table = pd.DataFrame(rows, columns=["response", "answer", "how"])
 table.fillna("none").set_index("response")
 
@@ -529,7 +530,7 @@ worker.stop()
 #
 # - Many a parser of formulas runs `eval` somewhere inside
 # - Then an answer is a program, and it runs with your rights
-# - Here nothing is ever eval'ed; what looks like code is refused by name
+# - Here nothing is ever eval'ed; code is not mathematics, and is refused
 
 # %%
 HOSTILE = [
@@ -646,19 +647,20 @@ pd.DataFrame(outcomes).T
 # ### Marked or guessed?
 #
 # - How was each answer found, and how often is it then right?
-# - The last resort is where a right calculation gets lost
+# - The last resort is where a right calculation can get lost
 
 # %%
 found = pd.DataFrame([
-    (way, extract(row.response).how, row.correct)
+    (way, find_answer(row.response).how, row.correct)
     for way, rows in results.items()
     for row in rows
 ], columns=["sampling", "answer found by", "right"])
 groups = found.groupby(["sampling", "answer found by"])["right"]
-groups.agg(lambda right: str(proportion(int(sum(right)), len(right))))
+score = groups.agg(lambda hit: str(proportion(int(sum(hit)), len(hit))))
+score.to_frame()
 
 # %% [markdown]
-# ### Three failures, in full
+# ### Failures, in full
 #
 # - A score hides what happened; always read some responses
 # - One of each kind that occurred

@@ -106,14 +106,13 @@ print("seconds of the last run:", last)
 from random import Random
 
 from helpers.pocket.stories import TRAINED
-from helpers.pocket.styles import SLIP_RATE, write_in_style
+from helpers.pocket.styles import RENDERERS
 
 story = TRAINED["compare"](Random(SEED), 2)
 print(story.text)
-for style in SLIP_RATE:
+for style, write in RENDERERS.items():
     print(f"\n--- {style}")
-    steps = list(story.steps)
-    print(write_in_style(Random(SEED + 1), story, steps, style))
+    print(write(Random(SEED + 1), story, list(story.steps)))
 
 # %% [markdown]
 # - *textbook* authors work in steps and mark the answer
@@ -137,8 +136,7 @@ columns = ["author", "style", "share of the solutions", "with a slip"]
 pd.DataFrame(rows, columns=columns).set_index(["author", "style"])
 
 # %% [markdown]
-# - The shares are those of most problem families and of the main part of
-#   pretraining; some families, and its last part, differ a little
+# - The shares are those of most problem families; some differ a little
 # - No author is labelled in the corpus: the model cannot know who is careful
 
 # %% [markdown]
@@ -615,9 +613,9 @@ print("\nCOMPLETION\n" + row.completion)
 # - What differs between the two is all that DPO can learn from
 
 # %%
-pair = pairs[0]
-print("CHOSEN\n" + pair.chosen)
-print("\nREJECTED\n" + pair.rejected)
+for pair in pairs[:1]:
+    print("CHOSEN\n" + pair.chosen)
+    print("\nREJECTED\n" + pair.rejected)
 
 # %% [markdown]
 # ### Provenance
@@ -726,8 +724,8 @@ from helpers.published import load_published
 theirs = load_published("math-slm")
 harvest = theirs.table("harvest").rows
 shares = [proportion(r["pairs"], r["problems"]) for r in harvest]
-table = pd.DataFrame(harvest).assign(mixed=[str(p) for p in shares])
-display(table.astype(object).fillna("none").set_index("run"))
+table = pd.DataFrame(harvest, dtype=object).fillna("none")
+display(table.assign(mixed=[str(p) for p in shares]).set_index("run"))
 display(Markdown(f"*{theirs.credit}*"))
 
 # %% [markdown]

@@ -1,0 +1,787 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 04 · DPO: learn from a right and a wrong answer, and watch the margin
+#
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/math-slm-lab/math-slm-lab/blob/main/notebooks/04_dpo.ipynb)
+#
+# **After this notebook you can**
+#
+# - name every symbol of the DPO loss, and its value before the first step
+# - read margin, accuracy and tie fraction, and say why an accuracy below one
+#   half need not be worse than a coin
+# - tell during training that an evaluation will show nothing
+# - compute whether a learning rate can survive a merge in bf16
+# - say what β does, and where published texts contradict each other
+#
+# **You need**
+#
+# - `pairs.jsonl` of notebook 02 and the merged SFT model of notebook 03;
+#   what is missing is taken from a recorded run or made, and it says which
+# - a CPU on tier `pocket`; the recipes of the other tiers name their cards
+# - the time and memory that this notebook took are printed below, measured
+
+# %% tags=["parameters"]
+TIER: str = "pocket"
+RUN_DIR: str = "runs/pocket"
+RUN_MODE: str = "auto"  # "auto", "run" or "replay"
+SEED: int = 42
+OVERRIDES: list = []
+
+# %% [markdown]
+# - Setup, the same in every notebook: find the package, open the session
+# - This notebook trains twice: with our settings (`dpo`) and with those of
+#   a published run (`dpo-published`), and merges both
+
+# %%
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("helpers") is None:
+    if "google.colab" in sys.modules and not Path("lab").exists():
+        url = "https://github.com/math-slm-lab/math-slm-lab"
+        subprocess.run(["git", "clone", "-q", url, "lab"], check=True)
+        pip = [sys.executable, "-m", "pip", "install", "-q"]
+        pip += ["-c", "lab/constraints.txt", "-e", "lab"]
+        subprocess.run(pip, check=True)
+    sys.path.insert(0, "lab" if Path("lab").exists() else "..")
+
+from helpers.session import start
+
+VARIANTS = {"dpo": None, "dpo-published": "published"}
+session = start(
+    TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES,
+    needs=("distill", "merge/sft"),
+    makes=(*VARIANTS, *(f"merge/{tag}" for tag in VARIANTS)),
+)
+recipe, run = session.recipe, session.run
+
+# %% [markdown]
+# - How long it takes: read from this run folder, where the course runner
+#   writes the seconds of each notebook
+
+# %%
+import time
+import pandas as pd
+from IPython.display import Markdown, display
+from helpers.records import read_json
+
+started = time.perf_counter()
+pd.set_option("display.max_colwidth", None)
+timed = run.file("notebooks", "timings.json")
+times = read_json(timed) if timed.is_file() else {}
+last = times.get("04_dpo", "not timed yet")
+print("seconds of the last run:", last)
+
+# %% [markdown]
+# ## 1. What DPO optimises
+#
+# $$\mathcal{L} = -\log \sigma\Big(\beta \log
+# \frac{\pi_\theta(y_w \mid x)}{\pi_\text{ref}(y_w \mid x)} - \beta \log
+# \frac{\pi_\theta(y_l \mid x)}{\pi_\text{ref}(y_l \mid x)}\Big)$$
+#
+# - $x$: the prompt, a problem
+# - $y_w$: the **chosen** answer, a right one; $y_l$: the **rejected** one
+# - $\pi_\theta$: the **policy**, the model that is trained
+# - $\pi_\text{ref}$: the **reference**, the same model before training
+# - $\log \pi(y \mid x)$: the sum of $\log p$ over the tokens of $y$
+# - $\beta$: what one nat of change against the reference counts
+# - $\sigma$: the logistic function
+# - Source: Rafailov et al., *Direct Preference Optimization*,
+#   [arXiv:2305.18290](https://arxiv.org/abs/2305.18290)
+
+# %% [markdown]
+# - $\beta \log(\pi_\theta / \pi_\text{ref})$ is called the **reward** of an
+#   answer
+# - The difference of the two rewards is the **margin**; the loss knows
+#   nothing else
+
+# %%
+import numpy as np
+from helpers import plots
+
+margins = np.linspace(-3, 6, 91)
+loss = np.log1p(np.exp(-margins))
+figure = plots.plot_curves(
+    {"loss": (margins, loss)},
+    title="The loss of one pair", subtitle="computed, no model",
+    xlabel="margin (nats)", ylabel="−log σ(margin)",
+)
+figure.axes[0].plot([0], [np.log(2)], "o", color="black")
+plots.show(figure, (
+    "A falling curve: loss against margin. A dot marks margin zero, where "
+    "the loss is the natural logarithm of two. Values in the table."
+))
+
+# %% [markdown]
+# The numbers of the figure:
+
+# %%
+few = [-2, 0, 2, 5]
+pd.DataFrame(
+    [[f"{np.log1p(np.exp(-m)):.4f}" for m in few]],
+    columns=[f"margin {m}" for m in few], index=["loss"],
+)
+
+# %% [markdown]
+# - At margin zero the loss is $\ln 2$: **every DPO run starts there**, since
+#   policy and reference are the same model
+# - Far to the right it is flat: a pair that is told apart pulls no more
+
+# %% [markdown]
+# ## 2. The pairs
+#
+# - One pair for each problem that had right *and* wrong samples
+# - Look at some before training on them
+
+# %%
+from helpers.records import PairRow, read_records
+
+pairs = read_records(run.file("pairs.jsonl"), PairRow)
+pair = pairs[0]
+print(f"{len(pairs)} pairs; the first, problem {pair.problem_id}:\n")
+print("PROMPT\n" + pair.prompt)
+print("\nCHOSEN\n" + pair.chosen)
+print("\nREJECTED\n" + pair.rejected)
+
+# %% [markdown]
+# - What differs between the two sides is what DPO will learn, be it meant or
+#   not: an arithmetic slip, a missing mark, or just the length
+
+# %%
+from helpers.models import load_model, model_path
+
+model, tokenizer = load_model(recipe, model_path(recipe, run, "sft"))
+
+
+def count_tokens(texts):
+    """Tokens of each text."""
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [len(x) for x in ids]
+
+
+lengths = {
+    "chosen": count_tokens([p.chosen for p in pairs]),
+    "rejected": count_tokens([p.rejected for p in pairs]),
+}
+
+# %% [markdown]
+# - First the lengths
+
+# %%
+s = recipe.sampling
+figure = plots.plot_length_histogram(
+    lengths, cap=s.max_new_tokens, title="Length of the two sides",
+    subtitle=f"base, temperature {s.temperature}, top_p {s.top_p}",
+)
+figure.axes[0].set_ylabel("answers")
+plots.show(figure, (
+    "Two outlined histograms of token counts, chosen and rejected, with a "
+    "line at the cap. Quartiles are in the table below."
+))
+
+# %% [markdown]
+# The numbers of the figure:
+
+# %%
+cuts = ["lower quarter", "median", "upper quarter", "longest"]
+pd.DataFrame({
+    name: np.percentile(values, [25, 50, 75, 100]).round().astype(int)
+    for name, values in lengths.items()
+}, index=cuts)
+
+# %% [markdown]
+# - Then what the grader saw in them
+
+# %%
+from helpers.grading import extract_answer
+
+rows = [
+    (name, sum(extract_answer(t) is None for t in texts), len(texts))
+    for name, texts in (
+        ("chosen", [p.chosen for p in pairs]),
+        ("rejected", [p.rejected for p in pairs]),
+    )
+]
+columns = ["side", "no answer to be found", "of"]
+pd.DataFrame(rows, columns=columns).set_index("side")
+
+# %% [markdown]
+# - The stage sorts out pairs that teach nothing or the wrong thing: equal
+#   sides, empty sides, sides that the trainer would cut
+
+# %%
+from helpers import dpo as dpo_stage
+
+config = recipe.dpo
+check = dpo_stage.select_pairs(recipe, config, tokenizer, pairs)
+count = dpo_stage.count_dpo_steps(config, len(check.kept))
+print(check)
+print(count)
+
+# %% [markdown]
+# ## 3. Before training: the loss must be ln 2
+#
+# - A **fresh** adapter lies on the merged SFT model
+# - Switch it off, and the model is the reference: no second copy is needed
+# - A fresh adapter adds zero, so both are the same model at step 0
+
+# %%
+from tempfile import mkdtemp
+from helpers.dpo_trainer import measure_start_loss
+from helpers.guards import LN2, check_dpo_start
+
+kept = [pairs[i] for i in check.kept][:32]
+trainer = dpo_stage.build_trainer(
+    recipe, config, model, tokenizer, kept, Path(mkdtemp())
+)
+
+# %% [markdown]
+# - The loss of the first pairs, before any step
+
+# %%
+start_loss = measure_start_loss(trainer)
+check_dpo_start(start_loss)
+print(f"loss {start_loss:.4f}, ln 2 = {LN2:.4f}")
+
+# %% [markdown]
+# ### A failing case, on purpose
+#
+# - The classic slip: the policy starts from an adapter that the reference
+#   does not have
+# - We fake it: put noise into the fresh adapter, and measure again
+
+# %%
+import torch
+from helpers.errors import LabError
+
+torch.manual_seed(SEED)
+with torch.no_grad():
+    for name, weight in trainer.model.named_parameters():
+        if "lora_B" in name:
+            weight.normal_(std=0.02)
+try:
+    check_dpo_start(measure_start_loss(trainer))
+    print("accepted")
+except LabError as error:
+    print(error)
+
+# %% [markdown]
+# - With a wrong reference training runs all the same, and optimises the
+#   distance to a model that you never wanted
+# - One number before the first step tells
+
+# %% [markdown]
+# ## 4. A few steps before many
+#
+# - `--smoke-steps 3`: the real code on the real pairs, for three steps
+# - It writes beside the run, not into it, and ends no stage
+# - On a rented machine this is the cheapest insurance there is
+
+# %%
+import contextlib
+import io
+
+del trainer
+clock = time.perf_counter()
+with contextlib.redirect_stderr(io.StringIO()):
+    smoke = dpo_stage.run_dpo(recipe, run, smoke_steps=3)
+took = time.perf_counter() - clock
+print(f"{smoke['steps']} steps in {took:.1f} s, preparation included")
+
+# %% [markdown]
+# - What it proves: pairs, template, reference, memory and disk are in order
+# - What it cannot prove: that the learning rate is right
+
+# %% [markdown]
+# ## 5. Train
+#
+# - Our settings were chosen on the dev set
+
+# %%
+settings = {tag: recipe.dpo_variant(v) for tag, v in VARIANTS.items()}
+counts = {tag: dpo_stage.count_dpo_steps(c, len(check.kept))
+          for tag, c in settings.items()}
+pd.DataFrame({
+    tag: {"learning rate": f"{c.learning_rate:g}", "beta": c.beta,
+          "pairs a step": c.effective_batch, "steps": counts[tag].total}
+    for tag, c in settings.items()
+})
+
+# %% [markdown]
+# - First ours
+
+# %%
+metrics = {"dpo": dpo_stage.run_dpo(recipe, run)}
+print(session.provenance("dpo"))
+
+# %% [markdown]
+# - Then the published settings, on the same pairs and the same model
+# - Listen to what the monitor says on the way
+
+# %%
+metrics["dpo-published"] = dpo_stage.run_dpo(
+    recipe, run, variant="published")
+where = session.provenance(*VARIANTS)
+note = None if where == "live" else where
+print(where)
+
+# %% [markdown]
+# ## 6. Margin, accuracy, ties
+#
+# - **rewards/margins**: mean margin of the pairs of a step
+# - **rewards/accuracies**: share of pairs with a margin above zero
+# - **tie fraction**: share of pairs whose margin is zero to the last digit
+
+# %%
+import json
+
+
+def read_log(tag):
+    """Logged steps of a run: those that carry a margin."""
+    text = run.file(tag, "log.jsonl").read_text("utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    return [row for row in rows if "rewards/margins" in row]
+
+
+logs = {tag: read_log(tag) for tag in VARIANTS}
+
+# %% [markdown]
+# - Left: how far the answers are apart; right: what share of them
+
+# %%
+figure = plots.plot_dpo_curves(logs, note=note)
+plots.show(figure, (
+    "Two panels by optimizer step. Left, the reward margin of both runs. "
+    "Right, accuracy and tie fraction. Values are in the table below."
+))
+
+# %% [markdown]
+# The numbers of the figure, at the first and the last steps:
+
+# %%
+def ends(log, key, last=5):
+    """First value, and the mean of the last ones."""
+    tail = [row[key] for row in log[-last:]]
+    return f"{log[0][key]:.4f}", f"{sum(tail) / len(tail):.4f}"
+
+
+keys = ("loss", "rewards/margins", "rewards/accuracies", "tie_fraction")
+table = pd.DataFrame(
+    [(tag, key, *ends(log, key))
+     for tag, log in logs.items() for key in keys],
+    columns=["run", "logged", "first step", "last steps"],
+)
+table.set_index(["run", "logged"])
+
+# %% [markdown]
+# ### Why an accuracy below one half need not be worse than a coin
+#
+# - At step one every pair is a tie: margin zero, loss ln 2
+# - TRL counts a pair as right when chosen is **greater** than rejected; a
+#   tie is not greater, so it counts as wrong
+# - So a run that has learned nothing shows an accuracy near **zero**, not
+#   near one half
+
+# %%
+first = logs["dpo"][0]
+for key in ("loss", "rewards/margins", "rewards/accuracies",
+            "tie_fraction"):
+    print(f"{key:<20}{first[key]:.4f}")
+
+# %% [markdown]
+# - And a run that has learned next to nothing may show a high one: a margin
+#   in the tenth digit is greater than zero
+# - **Accuracy has no unit. The margin has: nats. Watch the margin**
+
+# %%
+from helpers.published import load_published
+
+theirs = load_published("math-slm")
+accuracy = theirs.fact("dpo.final_accuracy").value
+margin = theirs.fact("dpo.final_margin").value
+display(Markdown(
+    f"- published final accuracy: {accuracy}\n"
+    f"- published final margin: {margin} nats\n\n*{theirs.credit}*"
+))
+
+# %% [markdown]
+# - The write-up read this accuracy as *worse than a coin*
+# - With a margin that close to zero, ties and noise explain it; the share of
+#   ties was not logged there, so nobody can say
+
+# %% [markdown]
+# ## 7. The monitor
+#
+# - It reads the same log while training runs
+# - **No-op alarm**: after a while the margin is still next to zero, so the
+#   evaluation, hours later, will show nothing
+# - **Overfit alarm**: a large margin with accuracy stuck at one
+# - Here it reads both logs once more
+
+# %%
+for tag, log in logs.items():
+    monitor = dpo_stage.build_monitor(settings[tag], counts[tag])
+    alarms = []
+    for row in log:
+        alarms += monitor.observe(
+            row["step"], row["rewards/margins"], row["rewards/accuracies"])
+    alarms += monitor.finish()
+    print(f"{tag}: {' '.join(alarms) or 'no alarm'}\n")
+
+# %% [markdown]
+# - A made-up run that learns its pairs by heart, to hear the other alarm
+
+# %%
+from helpers.guards import DpoMonitor
+
+monitor = DpoMonitor(
+    config.noop_margin, config.noop_after_steps, config.overfit_margin)
+for step in range(1, 9):
+    for alarm in monitor.observe(step, margin=step + 3.0, accuracy=1.0):
+        print(alarm)
+
+# %% [markdown]
+# ## 8. How far can a weight travel?
+#
+# - Adam moves a weight by about the learning rate per step, whatever the
+#   size of the gradient
+# - So the **sum of all learning rates** of a run bounds how far an entry of
+#   the adapter can go
+# - bf16 has few digits: between two neighbours there is a gap, and a change
+#   below half of it is rounded away
+# - Compare the two numbers *before* you pay
+
+# %%
+weights = torch.cat([
+    p.detach().flatten().abs().float() for name, p
+    in model.named_parameters() if "proj" in name and "lora" not in name
+])
+typical = weights[:1_000_000].median().item()
+print(f"a typical weight of this model: {typical:.3f}")
+
+# %% [markdown]
+# - The travel of both runs, and of the published one with its own steps
+
+# %%
+from helpers.guards import half_ulp, sum_learning_rates
+
+travels = {
+    tag: sum_learning_rates(
+        c.learning_rate, counts[tag].total, c.warmup_ratio, c.lr_scheduler)
+    for tag, c in settings.items()
+}
+gap = half_ulp(typical, "bfloat16")
+table = pd.DataFrame([
+    (tag, f"{x:.2g}", f"{gap:.2g}", f"{x / gap:.2g}")
+    for tag, x in travels.items()
+], columns=["run", "sum of learning rates", "half a bf16 gap", "ratio"])
+table.set_index("run")
+
+# %% [markdown]
+# - The bound is for an entry of $A$ or $B$; what reaches a weight is the
+#   *product* $BA$, where both factors are small
+# - A ratio far below one: most weights of a bf16 model will not notice
+# - A ratio above one is a permission, not a promise
+
+# %% [markdown]
+# ## 9. Merge both
+#
+# - The merge adds the adapter in fp32 and casts
+# - We measure it twice: in this recipe's own format, and in bf16, as most
+#   large models are stored
+
+# %%
+from helpers.merge import measure_fidelity, run_merge
+
+own = {tag: run_merge(recipe, run, tag) for tag in VARIANTS}
+bf16 = {
+    tag: measure_fidelity(recipe, run, tag, "bfloat16") for tag in VARIANTS
+}
+reports = {f"{tag}, {r['dtype']}": r
+           for group in (own, bf16) for tag, r in group.items()}
+
+# %% [markdown]
+# - Blue: does the stored change still point the same way?
+# - Orange: how much of its length is left?
+
+# %%
+figure = plots.plot_merge_fidelity(reports, note=note)
+plots.show(figure, (
+    "Bars of cosine and norm kept for both DPO runs, merged in the "
+    "recipe's format and in bf16. The numbers are in the table below."
+))
+
+# %% [markdown]
+# The numbers of the figure, and what the model makes of them:
+
+# %%
+table = pd.DataFrame({
+    name: {
+        "cosine": f"{r['cosine']:.4f}",
+        "norm kept": f"{r['norm_kept']:.4f}",
+        "entries changed": f"{r['entries_changed']:.2%}",
+        "largest logit difference": f"{r['max_abs_logit_diff']:.2g}",
+        "same greedy token": f"{r['greedy_agree']} of {r['greedy_total']}",
+    } for name, r in reports.items()
+}).T.rename_axis("merge")
+table
+
+# %% [markdown]
+# - Few entries changed, a cosine far from one: the merged model is not what
+#   was trained
+# - Where only few steps at a tiny rate were made, the merge can erase them;
+#   then an evaluation of the *merged* model says nothing about DPO
+
+# %% [markdown]
+# - The published run merged into bf16 and evaluated the merged model; its
+#   *no effect* is therefore two effects in one: a small update, and rounding
+# - The cure: merge in fp32, or evaluate the adapter unmerged, and always
+#   print the fidelity
+
+# %% [markdown]
+# ## 10. Did it help? Dev, paired
+#
+# - The same slice of the dev set for all three models
+# - Greedy, so a difference is the models', not the dice's
+
+# %%
+from tqdm.auto import tqdm
+from helpers.engines import make_engine
+from helpers.problems import load_problems
+from helpers.sampling import grade_texts, make_requests
+
+FEW = 200
+asked = load_problems(recipe.data.dev)[:FEW]
+gold = {p.id: p.answer for p in asked}
+cap = recipe.evaluate.max_new_tokens
+TAGS = ("sft", *VARIANTS)
+
+# %% [markdown]
+# - One function asks all three
+
+# %%
+def answer_dev(tag):
+    """Graded greedy responses of a model by problem."""
+    model, tokenizer = load_model(recipe, model_path(recipe, run, tag))
+    requests = make_requests(
+        asked, tokenizer, recipe.data.prompt_template, n=1,
+        run_seed=recipe.seed, temperature=0.0, top_p=1.0,
+        max_new_tokens=cap,
+    )
+    stream = make_engine(recipe, model, tokenizer).sample(requests)
+    texts = list(tqdm(stream, total=len(requests), desc=f"{tag} on dev"))
+    graded = {r.problem_id: r for r in grade_texts(texts, gold)}
+    return {p.id: graded[p.id] for p in asked}
+
+
+answers = {tag: answer_dev(tag) for tag in TAGS}
+
+# %% [markdown]
+# ### Three samples
+#
+# - Chosen by a rule: the first dev problems that SFT and DPO answer with
+#   different texts
+
+# %%
+moved = [p for p in asked if answers["sft"][p.id].response
+         != answers["dpo"][p.id].response]
+for problem in moved[:3]:
+    print(f"=== {problem.problem}\ngold: {problem.answer}")
+    for tag in ("sft", "dpo"):
+        row = answers[tag][problem.id]
+        print(f"--- {tag}: {'right' if row.correct else 'wrong'}")
+        print(row.response)
+    print()
+
+# %% [markdown]
+# - How many texts changed at all, and how many of those changed verdict?
+
+# %%
+rows = []
+for tag in VARIANTS:
+    old, new = answers["sft"].values(), answers[tag].values()
+    both = list(zip(old, new, strict=True))
+    texts = sum(a.response != b.response for a, b in both)
+    verdicts = sum(a.correct != b.correct for a, b in both)
+    rows.append((tag, len(both), texts, verdicts))
+columns = ["against sft", "problems", "other text", "other verdict"]
+pd.DataFrame(rows, columns=columns).set_index("against sft")
+
+# %% [markdown]
+# - Equal *scores* would not show this: as many can be won as lost
+
+# %% [markdown]
+# ### The comparison
+#
+# - The paired table of our settings: only *won* and *lost* are evidence
+
+# %%
+from helpers.stats import compare
+
+results = {
+    tag: compare(
+        {key: r.correct for key, r in answers["sft"].items()},
+        {key: r.correct for key, r in answers[tag].items()},
+    ) for tag in VARIANTS
+}
+c = results["dpo"]
+figure = plots.plot_paired(
+    c.both, c.only_before, c.only_after, c.neither,
+    before="sft", after="dpo", note=note,
+    title=f"{len(asked)} dev problems, greedy, cap {cap}",
+)
+plots.show(figure, (
+    "Four tiles: problems both models solve, problems lost, problems won, "
+    "problems neither solves. The numbers are in the table below."
+))
+
+# %% [markdown]
+# The numbers of the figure, and those of the published settings:
+
+# %%
+pd.DataFrame([
+    (f"sft → {tag}", c.both, c.only_before, c.only_after, c.neither)
+    for tag, c in results.items()
+], columns=["", "both right", "lost", "won", "both wrong"]).set_index("")
+
+# %% [markdown]
+# - In words
+
+# %%
+lines = [f"- sft: {results['dpo'].before}"]
+for tag, c in results.items():
+    lines += [f"- {tag}: {c.after}", f"- {c.sentence('sft', tag, 'dev')}"]
+display(Markdown("\n".join(lines)))
+
+# %% [markdown]
+# - *Undecided* is not *no effect*: the interval says which effects are still
+#   possible
+
+# %% [markdown]
+# ## 11. What β does
+#
+# - β counts how much one nat of distance from the reference is worth
+# - The DPO paper derives the loss from *maximise reward, minus β times the
+#   KL divergence from the reference*: **a higher β keeps the policy closer**
+# - TRL's documentation says the same: *higher β means less deviation*
+# - Why? The pull of a pair is $\beta\,\sigma(-\beta d)$, where $d$ is how
+#   many nats it has been moved; a high β pulls harder at first and lets go
+#   sooner
+
+# %%
+distance = np.linspace(0, 60, 121)
+BETAS = (0.05, 0.1, 0.3)
+figure = plots.plot_curves(
+    {f"β = {b}": (distance, 1 / (1 + np.exp(b * distance)))
+     for b in BETAS},
+    title="When does a pair stop pulling?", subtitle="computed, no model",
+    xlabel="d: nats that the pair has been moved apart",
+    ylabel="σ(−β d)",
+)
+plots.show(figure, (
+    "Three falling curves, one a beta: the pull of a pair over the "
+    "distance moved. The higher beta is, the sooner it falls."
+))
+
+# %% [markdown]
+# The numbers of the figure: the distance at which the pull has fallen to a
+# fifth of its start:
+
+# %%
+pd.DataFrame(
+    [[f"{np.log(9) / b:.1f}" for b in BETAS]],
+    columns=[f"β = {b}" for b in BETAS], index=["nats"],
+)
+
+# %% [markdown]
+# - Under Adam the *first* steps are nearly the same for every β, since the
+#   size of the gradient is divided out
+
+# %% [markdown]
+# ### Published stories that contradict this, or themselves
+#
+# - The math-slm write-up wants a *higher* β to force the answers apart: the
+#   opposite of what β does (shown below)
+# - The [DPO notebook](https://github.com/rasbt/LLMs-from-scratch/blob/main/ch07/04_preference-tuning-with-dpo/dpo-from-scratch.ipynb)
+#   of *LLMs-from-scratch* says in one cell that a higher β *reduces* the
+#   impact of the difference to the reference, in a later cell that it
+#   *increases* it (read at its commit `28c65cd`)
+# - The [DPO page](https://github.com/huggingface/smol-course/blob/main/units/en/unit2/2.md)
+#   of *smol-course* calls **lower** values *more conservative, closer to
+#   reference model* (read at its commit `32dde01`)
+
+# %%
+wish = theirs.fact("dpo.rerun_beta")
+display(Markdown(
+    f"- used there: β = {theirs.fact('dpo.beta').value}, proposed for the "
+    f"next run: β = {wish.value} ({wish.where})\n"
+    f"- learning rate: {theirs.fact('dpo.learning_rate').value:g}, "
+    f"proposed: {theirs.fact('dpo.rerun_learning_rate').value:g}\n\n"
+    f"*{theirs.credit}*"
+))
+
+# %% [markdown]
+# - Three texts, three stories about one knob: so measure it (exercise 2)
+# - The other half of that proposal, a larger learning rate and more steps,
+#   is sound: section 8 shows why
+
+# %% [markdown]
+# ## 12. The honest caveat
+#
+# - Dev again: our settings were chosen on it; the test sets come next
+# - A pair holds one right and one wrong answer of *easy enough* problems;
+#   what the base model never solved has no pair
+# - DPO can lower the probability of **both** answers and still widen the
+#   margin: the loss sees the difference only
+# - Right against wrong is not good reasoning against bad: the length of the
+#   two sides alone can be what is learned
+
+# %%
+import psutil
+from helpers.grading import shut_down
+
+shut_down()
+took = time.perf_counter() - started
+held = psutil.Process().memory_info().rss / 2**30
+phases = {p["phase"]: p["seconds"] for p in run.ledger()}
+display(Markdown("\n".join(
+    [f"- wall time: {took:.0f} s"]
+    + [f"- the stage `{name}`, when it was made: {phases[name]:.0f} s"
+       for name in VARIANTS if name in phases]
+    + [f"- memory of this kernel: {held:.1f} GiB"]
+)))
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. **Basic.** Swap chosen and rejected in ten pairs of a copy of
+#    `pairs.jsonl`. Which curve shows it, and after how many steps?
+# 2. **Stretch.** Measure what β does: three values, everything else equal,
+#    a new `RUN_DIR` each. Report how far the chosen answers moved from the
+#    reference in nats, not only the accuracy.
+# 3. **Open.** Is it the arithmetic or the length? Build pairs in which both
+#    sides have nearly the same length, train, and compare on dev with an
+#    interval. How many pairs would you need to be sure?
+
+# %% [markdown]
+# ## Recap
+#
+# - **reward**: β times the log ratio of policy and reference
+# - **margin**: reward of chosen minus reward of rejected, in nats
+# - **tie fraction**: pairs whose margin is zero; accuracy counts them wrong
+# - **ln 2**: the loss before the first step, or the reference is wrong
+# - **no-op alarm**: margin next to zero, so the evaluation will not move
+# - **half an ulp**: a smaller change is lost when a weight is stored
+#
+# **Handed on:** `dpo/merged` and `dpo-published/merged` to notebook 05.
+#
+# **Next:** 05 · Evaluation – four test sets, opened once.

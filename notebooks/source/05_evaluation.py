@@ -1,0 +1,781 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 05 · Evaluation: is the gain real?
+#
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/math-slm-lab/math-slm-lab/blob/main/notebooks/05_evaluation.ipynb)
+#
+# **After this notebook you can**
+#
+# - score models on four test sets and print each score with its interval
+# - compare two models on the same problems, paired, with an exact test
+# - tell a wrong answer from a cut one and from a missing one
+# - say what a published table of percentages can carry and what it cannot
+# - compute how many problems a claimed effect would need
+#
+# **You need**
+#
+# - the merged models of notebooks 03 and 04; what is missing is taken from a
+#   recorded run or made, and the setup cell says which
+# - a CPU on tier `pocket`; the recipes of the other tiers name their cards
+# - the time and memory that this notebook took are printed below, measured
+
+# %% tags=["parameters"]
+TIER: str = "pocket"
+RUN_DIR: str = "runs/pocket"
+RUN_MODE: str = "auto"  # "auto", "run" or "replay"
+SEED: int = 42
+OVERRIDES: list = []
+
+# %% [markdown]
+# - Setup, the same in every notebook: find the package, open the session
+# - This notebook evaluates four models: base, SFT, SFT + DPO, and SFT + DPO
+#   with the published settings
+
+# %%
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("helpers") is None:
+    if "google.colab" in sys.modules and not Path("lab").exists():
+        url = "https://github.com/math-slm-lab/math-slm-lab"
+        subprocess.run(["git", "clone", "-q", url, "lab"], check=True)
+        pip = [sys.executable, "-m", "pip", "install", "-q"]
+        pip += ["-c", "lab/constraints.txt", "-e", "lab"]
+        subprocess.run(pip, check=True)
+    sys.path.insert(0, "lab" if Path("lab").exists() else "..")
+
+from helpers.session import start
+
+TAGS = ("base", "sft", "dpo", "dpo-published")
+session = start(
+    TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES,
+    needs=[f"merge/{tag}" for tag in TAGS[1:]],
+    makes=[f"evaluate/{tag}" for tag in TAGS],
+)
+recipe, run = session.recipe, session.run
+
+# %% [markdown]
+# - How long it takes: read from this run folder, where the course runner
+#   writes the seconds of each notebook
+
+# %%
+import time
+import pandas as pd
+from IPython.display import Markdown, display
+from helpers.records import read_json
+
+started = time.perf_counter()
+pd.set_option("display.max_colwidth", None)
+timed = run.file("notebooks", "timings.json")
+times = read_json(timed) if timed.is_file() else {}
+last = times.get("05_evaluation", "not timed yet")
+print("seconds of the last run:", last)
+
+# %% [markdown]
+# ## 1. Four benchmarks, four questions
+#
+# | set | the question it asks |
+# |---|---|
+# | easy | did training break what worked? |
+# | main | did it help where it was meant to? |
+# | hard | what can so few problems say at all? |
+# | shifted | does it hold for wordings that were never trained? |
+#
+# - Each plays the part of a published benchmark
+# - No problem of them is in the training set; a test of this repository
+#   compares the texts, not only the ids
+
+# %%
+from helpers.problems import load_problems
+
+benchmarks = recipe.evaluate.benchmarks
+problems = {b.name: load_problems(b.path, b.n) for b in benchmarks}
+pd.DataFrame(
+    [(b.name, b.role, len(problems[b.name]),
+      problems[b.name][0].problem) for b in benchmarks],
+    columns=["set", "plays the part of", "problems", "the first one"],
+).set_index("set")
+
+# %% [markdown]
+# - **Before** looking we say what counts: base against SFT on the main set
+# - All else is worth a look, but pays for being one of many looks
+#   (section 6)
+
+# %%
+MAIN = recipe.evaluate.main
+print("decided beforehand: base → sft on", MAIN)
+
+# %% [markdown]
+# ## 2. Evaluate
+#
+# - A score without its decoding settings is half a score
+# - Greedy: no dice, so a difference between two models is theirs
+# - The cap is part of the benchmark: what is not finished by then is wrong
+
+# %%
+settings = recipe.evaluate
+how = "greedy"
+if settings.temperature > 0:
+    how = f"temperature {settings.temperature}"
+decoding = f"{how}, max_new_tokens {settings.max_new_tokens}"
+print(decoding)
+
+# %% [markdown]
+# - The long cell: every model answers every problem, one graded line each
+# - Killed on the way, it goes on with the problems that lack a line
+
+# %%
+from helpers.evaluate import load_results, run_evaluate
+
+metrics = run_evaluate(recipe, run, TAGS)
+where = session.provenance(*(f"evaluate/{tag}" for tag in TAGS))
+note = None if where == "live" else where
+print(where)
+
+# %% [markdown]
+# - Read the lines back: `results[model][set]` is a list of responses, in
+#   the order of the problems
+
+# %%
+results = {
+    tag: {b.name: load_results(run, tag, b.name) for b in benchmarks}
+    for tag in TAGS
+}
+row = results["base"][MAIN][0]
+print(row.problem_id, "|", row.finish_reason, "|", row.tokens, "tokens |",
+      "right" if row.correct else f"wrong: {row.reason}")
+
+# %% [markdown]
+# ## 3. The grid
+#
+# - Each cell is a share of problems, so it has an interval
+# - **Wilson interval**: the range of true shares that fit the count
+# - If two intervals of *different* test sets do not overlap, that says
+#   something; for models on the *same* set there is a sharper tool
+#   (section 5)
+
+# %%
+from helpers import plots
+from helpers.stats import proportion
+
+scores = {
+    tag: {name: proportion(x["k"], x["n"]) for name, x in sets.items()}
+    for tag, sets in metrics.items()
+}
+figure = plots.plot_accuracy_grid(scores, decoding=decoding, note=note)
+plots.show(figure, (
+    "Grouped bars with 95 % error bars: accuracy of the four models on "
+    "the four sets. Each value is in the table below."
+))
+
+# %% [markdown]
+# The numbers of the figure:
+
+# %%
+pd.DataFrame({
+    tag: {name: str(score) for name, score in row.items()}
+    for tag, row in scores.items()
+}).rename_axis("set")
+
+# %% [markdown]
+# - Read the *width* before the height: it is what the set can resolve
+
+# %% [markdown]
+# ## 4. How the rest went wrong
+#
+# - **finished, wrong**: a complete answer, and a wrong one: arithmetic or
+#   understanding
+# - **cut at the cap**: no time to finish: length
+# - **no answer**: finished, but nothing that the grader could read: form
+# - The three call for different remedies; one percentage hides them
+
+# %%
+NAMES = {"k": "right", "finished_wrong": "finished, wrong",
+         "truncated_wrong": "cut at the cap", "no_answer": "no answer"}
+
+
+def count_kinds(found):
+    """The four counts of one model on one set, in words."""
+    return {word: found[key] for key, word in NAMES.items()}
+
+
+# %% [markdown]
+# - The main set, one bar a model
+
+# %%
+figure = plots.plot_outcomes(
+    {tag: count_kinds(metrics[tag][MAIN]) for tag in TAGS},
+    title=f"Right and wrong on {MAIN}", decoding=decoding, note=note,
+)
+plots.show(figure, (
+    "Stacked bars, one a model: right, finished but wrong, cut at the cap, "
+    "no answer. The numbers are in the table below."
+))
+
+# %% [markdown]
+# The numbers of the figure, and of the other sets:
+
+# %%
+pd.DataFrame({
+    (name, tag): count_kinds(metrics[tag][name])
+    for name in problems for tag in TAGS
+}).T.rename_axis(["set", "model"])
+
+# %% [markdown]
+# - Which of the wrong kinds shrank from base to SFT?
+# - What shrank from SFT to DPO?
+
+# %% [markdown]
+# ## 5. The same problems, two models
+#
+# - Both models met the same problems: so compare problem by problem
+# - A problem that both solve, or neither, says nothing about which is better
+# - **won**: only the later model solves it; **lost**: only the earlier one
+
+# %%
+from helpers.stats import compare
+
+
+def compare_on(name, before, after):
+    """Paired comparison of two models on one set."""
+    old, new = (
+        {r.problem_id: r.correct for r in results[tag][name]}
+        for tag in (before, after)
+    )
+    return compare(old, new)
+
+
+first = compare_on(MAIN, "base", "sft")
+
+# %% [markdown]
+# - The question that was decided beforehand
+
+# %%
+figure = plots.plot_paired(
+    first.both, first.only_before, first.only_after, first.neither,
+    before="base", after="sft", note=note,
+    title=f"{MAIN}, {decoding}",
+)
+plots.show(figure, (
+    "Four tiles: problems both models solve, problems lost, problems won, "
+    "problems neither solves. The numbers are in the table below."
+))
+
+# %% [markdown]
+# The numbers of the figure:
+
+# %%
+pd.DataFrame(
+    [[first.both, first.only_before], [first.only_after, first.neither]],
+    index=["base right", "base wrong"],
+    columns=["sft right", "sft wrong"],
+)
+
+# %% [markdown]
+# - If the two models were equally good, a flip would be won or lost like the
+#   toss of a coin
+# - The exact McNemar test asks how likely a split at least this uneven is
+
+# %%
+display(Markdown(first.sentence("base", "sft", MAIN)))
+
+# %% [markdown]
+# ### A failing case, on purpose
+#
+# - Paired means: the *same* problems
+# - Two result files of different sets look alike; mixing them up gives a
+#   number all the same, unless something looks at the ids
+
+# %%
+from helpers.errors import LabError
+
+other = next(name for name in problems if name != MAIN)
+try:
+    compare(
+        {r.problem_id: r.correct for r in results["base"][MAIN]},
+        {r.problem_id: r.correct for r in results["sft"][other]},
+    )
+except LabError as error:
+    print(error)
+
+# %% [markdown]
+# - Each model has a folder of its own, so that no result can overwrite
+#   another's
+
+# %% [markdown]
+# ### All comparisons
+#
+# - Three steps: base to SFT, SFT to DPO, SFT to DPO with the published
+#   settings; on four sets
+
+# %%
+STEPS = (("base", "sft"), ("sft", "dpo"), ("sft", "dpo-published"))
+pairs = {
+    (f"{before} → {after}", name): compare_on(name, before, after)
+    for before, after in STEPS for name in problems
+}
+
+# %% [markdown]
+# - Won, lost, the change with its interval, and the exact p
+
+# %%
+from helpers.stats import format_p
+
+table = pd.DataFrame({
+    key: {"won": c.only_after, "lost": c.only_before,
+          "change": str(c.difference), "exact": format_p(c.p_value),
+          "verdict": c.verdict}
+    for key, c in pairs.items()
+}).T.rename_axis(["step", "set"])
+table
+
+# %% [markdown]
+# - *helps* or *hurts* only when interval and test agree; else *undecided*
+# - *Undecided* is not *no effect*: the interval shows what is still possible
+
+# %% [markdown]
+# - Equal counts are not equal answers: look at won **and** lost in the rows
+#   of DPO
+
+# %% [markdown]
+# ### One number over all sets?
+#
+# - A mean over sets weighs the few hard problems like the many main ones
+# - It hides where a change happened; but it is often quoted, so here it is,
+#   with its interval
+
+# %%
+from helpers.stats import macro_compare
+
+lines = []
+for before, after in STEPS:
+    step = f"{before} → {after}"
+    mean, p_value = macro_compare([pairs[step, x] for x in problems])
+    lines.append(f"- {step}: {mean}, {format_p(p_value)}")
+display(Markdown("\n".join(lines)))
+
+# %% [markdown]
+# ## 6. Many looks
+#
+# - Twenty tests of nothing give about one *p below 0.05*
+# - **Holm's method** raises the p values so that the chance of *any* false
+#   alarm stays at 5 %
+# - The comparison named beforehand stands on its own; all others pay
+
+# %%
+from helpers.stats import holm
+
+named = ("base → sft", MAIN)
+rest = {key: c for key, c in pairs.items() if key != named}
+adjusted = holm([c.p_value for c in rest.values()])
+table = pd.DataFrame({
+    key: {"alone": format_p(c.p_value), "among all": format_p(p)}
+    for (key, c), p in zip(rest.items(), adjusted, strict=True)
+}).T.rename_axis(["step", "set"])
+table
+
+# %% [markdown]
+# - What was below 0.05 alone and is not any more was a look too many
+
+# %% [markdown]
+# ## 7. Look at flips
+#
+# - A test counts flips; only reading shows what flipped
+# - Chosen by a rule: on the main set from base to SFT, the first two that
+#   were won and the first that was lost
+
+# %%
+texts = {p.id: p for p in problems[MAIN]}
+both = list(zip(
+    results["base"][MAIN], results["sft"][MAIN], strict=True))
+won = [x for x in both if x[1].correct and not x[0].correct]
+lost = [x for x in both if x[0].correct and not x[1].correct]
+
+# %% [markdown]
+# - Problem, gold, and both answers with the grader's reason
+
+# %%
+for title, pair in [("won", x) for x in won[:2]] + [
+        ("lost", x) for x in lost[:1]]:
+    problem = texts[pair[0].problem_id]
+    print(f"=== {title}: {problem.problem}\ngold: {problem.answer}")
+    for tag, row in zip(("base", "sft"), pair, strict=True):
+        print(f"--- {tag}: {row.reason}, {row.finish_reason}")
+        print(row.response)
+    print()
+
+# %% [markdown]
+# - Form or arithmetic? The split of section 4 counts it; the three texts
+#   show what is behind the counts
+
+# %% [markdown]
+# ## 8. Lengths before and after
+#
+# - Training on right answers is also training on *short* answers: what was
+#   cut could not be right
+# - Under a cap that alone moves the score
+
+# %%
+lengths = {tag: [r.tokens for r in results[tag][MAIN]]
+           for tag in TAGS[:3]}
+figure = plots.plot_length_histogram(
+    lengths, cap=settings.max_new_tokens,
+    title=f"Length of the responses on {MAIN}", subtitle=decoding,
+    note=note,
+)
+plots.show(figure, (
+    "Outlined histograms of token counts for base, SFT and DPO, with a "
+    "line at the cap. Quartiles are in the table below."
+))
+
+# %% [markdown]
+# The numbers of the figure:
+
+# %%
+import numpy as np
+
+cuts = ["lower quarter", "median", "upper quarter", "longest"]
+pd.DataFrame({
+    tag: np.percentile(values, [25, 50, 75, 100]).round().astype(int)
+    for tag, values in lengths.items()
+}, index=cuts)
+
+# %% [markdown]
+# - How much of the gain is length? Score only the problems that **both**
+#   models finished
+
+# %%
+finished = [x for x in both
+            if all(r.finish_reason == "stop" for r in x)]
+c = compare(
+    [x[0].correct for x in finished], [x[1].correct for x in finished])
+display(Markdown(
+    f"- both finished: {len(finished)} of {len(both)}\n"
+    f"- {c.sentence('base', 'sft', 'these')}"
+))
+
+# %% [markdown]
+# - A selected part, so a hint and no result: which problems are in it
+#   depends on the models
+# - The clean way is a second evaluation with a larger cap (exercise 2)
+
+# %% [markdown]
+# ## 9. What so few problems can say
+#
+# - The hard set is as small as the published contest set whose part it
+#   plays
+# - Look at the width of its interval
+
+# %%
+rows = [
+    (name, s.n, f"{100 * (s.high - s.low):.1f}")
+    for name, s in scores["sft"].items()
+]
+columns = ["set", "problems", "width of the interval in points"]
+pd.DataFrame(rows, columns=columns).set_index("set")
+
+# %% [markdown]
+# - Half the width costs four times the problems
+
+# %% [markdown]
+# - The paired test has a floor of its own: with few flips no result is
+#   significant, however one-sided
+
+# %%
+from helpers.stats import mcnemar_p
+
+flips = range(1, 9)
+pd.DataFrame(
+    [[f"{mcnemar_p(0, k):.3f}" for k in flips]], columns=flips,
+    index=["smallest possible p"],
+).rename_axis("flips, all of them won", axis=1)
+
+# %% [markdown]
+# - Below six net flips there is nothing to be found, whatever was done to
+#   the model
+# - Such a set can show a miracle or a disaster, and nothing in between
+
+# %% [markdown]
+# ## 10. The published grid beside ours
+#
+# - A 7B model on eight large cards, the same pipeline, the same roles
+# - The write-up gives percentages only; the intervals are ours, from its
+#   counts
+
+# %%
+from helpers.published import load_published
+
+theirs = load_published("math-slm")
+grid = {
+    tag: {name: proportion(s.k, s.n) for name, s in row.items()}
+    for tag, row in theirs.grid().items()
+}
+figure = plots.plot_accuracy_grid(
+    grid, decoding=theirs.decoding, note=theirs.credit,
+    title=f"{theirs.model}, as published",
+)
+plots.show(figure, (
+    "Grouped bars with 95 % error bars: the published accuracy of base, "
+    "SFT and DPO on four benchmarks. Each value is in the table below."
+))
+
+# %% [markdown]
+# The numbers of the figure:
+
+# %%
+display(pd.DataFrame({
+    tag: {name: str(score) for name, score in row.items()}
+    for tag, row in grid.items()
+}).rename_axis("benchmark"))
+display(Markdown(f"*{theirs.credit}*"))
+
+# %% [markdown]
+# ### What it can carry
+#
+# - Results per problem were not at hand, so only an *unpaired* test is
+#   possible: it ignores that both models met the same problems
+# - But the totals bound every paired test: if all net flips went one way, p
+#   would be smallest
+
+# %%
+from helpers.stats import newcombe_difference, paired_bound, z_test_p
+
+
+def judge(before, after):
+    """What two published scores can carry."""
+    bound = paired_bound(before.k, after.k, before.n)
+    p_value = z_test_p(before, after)
+    verdict = "needs the results per problem"
+    if p_value < 0.05:
+        verdict = "carried, even unpaired"
+    elif bound.smallest_p >= 0.05:
+        verdict = "cannot be shown with this set"
+    return (str(newcombe_difference(before, after)), format_p(p_value),
+            format_p(bound.smallest_p), verdict)
+
+
+# %% [markdown]
+# - Each step on each benchmark
+
+# %%
+claims = [
+    (before, after, name)
+    for before, after in STEPS[:2] for name in grid["base"]
+]
+display(pd.DataFrame(
+    [(f"{a} → {b}", name, *judge(grid[a][name], grid[b][name]))
+     for a, b, name in claims],
+    columns=["step", "benchmark", "change, unpaired", "unpaired test",
+             "best paired p", "verdict"],
+).set_index(["step", "benchmark"]))
+display(Markdown(f"*{theirs.credit}*"))
+
+# %% [markdown]
+# - SFT's gains on the two large benchmarks are real
+# - Its loss on the easy one is undecided: the results per problem would
+#   decide it
+# - On the contest problems nothing can be shown
+# - Of DPO nothing can be said, neither that it works nor that it does not
+
+# %% [markdown]
+# - The write-up says that DPO flipped **no** answer on two sets, since the
+#   counts are equal
+# - Equal counts allow any number of flips, as long as as many are won as
+#   lost
+# - Our own run with the published settings, flip by flip:
+
+# %%
+c = pairs["sft → dpo-published", MAIN]
+display(Markdown(
+    f"On {MAIN}, sft → dpo-published: won {c.only_after}, lost "
+    f"{c.only_before}, net {c.only_after - c.only_before:+d}."
+))
+
+# %% [markdown]
+# ### Role by role
+#
+# - Different models, different problems: compare the *pattern*, not the
+#   height
+
+# %%
+rows = []
+for b in benchmarks:
+    if b.role in grid["base"]:
+        old, new = grid["base"][b.role], grid["sft"][b.role]
+        ours = pairs["base → sft", b.name].difference
+        rows.append((b.name, str(ours), b.role,
+                     str(newcombe_difference(old, new))))
+columns = ["ours", "base → sft, paired", "published",
+           "base → sft, unpaired"]
+pd.DataFrame(rows, columns=columns).set_index("ours")
+
+# %% [markdown]
+# ## 11. Other seeds
+#
+# - An interval over problems answers: would it hold for other problems?
+# - It does not answer: would it hold for another training run?
+# - So the whole course was run with other seeds, once; their scores ship
+#   with the repository
+
+# %%
+from helpers.runs import DATA_DIR
+
+path = DATA_DIR / "measured" / recipe.name / "seeds.json"
+seeds = read_json(path)["seeds"] if path.is_file() else {}
+spread = {
+    tag: {f"seed {seed}": proportion(row[tag][MAIN]["k"],
+                                     row[tag][MAIN]["n"])
+          for seed, row in seeds.items() if tag in row}
+    for tag in TAGS if seeds
+}
+if not seeds:
+    print(f"no recorded seeds for tier {recipe.name} yet")
+
+# %% [markdown]
+# - Bars of one seed stand together
+
+# %%
+if seeds:
+    figure = plots.plot_accuracy_grid(
+        spread, decoding=decoding, title=f"{MAIN}, seed by seed",
+        note="recorded runs of this repository",
+    )
+    plots.show(figure, (
+        "Grouped bars, one group a seed: accuracy of each model on the "
+        "main set. Each value is in the table below."
+    ))
+
+# %% [markdown]
+# The numbers of the figure, and the change from base to SFT of each seed:
+
+# %%
+if seeds:
+    table = pd.DataFrame(spread).astype(str)
+    table["base → sft"] = [
+        f"{100 * (spread['sft'][s].p - spread['base'][s].p):+.1f} points"
+        for s in table.index
+    ]
+    display(table.rename_axis("run"))
+
+# %% [markdown]
+# - The base row is the same model under greedy decoding, so it must not
+#   move; all other movement is training
+
+# %% [markdown]
+# - A gain that is smaller than the spread over seeds is luck of the draw
+
+# %% [markdown]
+# ## 12. How many problems would it take?
+#
+# - A claimed change and a wish: to find it four times in five (power 0.8)
+# - **Unpaired**, from two published shares
+
+# %%
+from helpers.stats import n_needed, n_needed_paired
+
+rows = [
+    (f"{a} → {b}", name, grid[a][name].n,
+     f"{n_needed(grid[a][name].p, grid[b][name].p):,}")
+    for a, b, name in claims if grid[a][name].k != grid[b][name].k
+]
+columns = ["published step", "benchmark", "problems used", "needed"]
+display(pd.DataFrame(rows, columns=columns).set_index(columns[:2]))
+display(Markdown(f"*{theirs.credit}*"))
+
+# %% [markdown]
+# - **Paired** is cheaper: only the share of flips counts
+# - For our own steps on the main set
+
+# %%
+rows = []
+for before, after in STEPS:
+    c = pairs[f"{before} → {after}", MAIN]
+    share = (c.only_before + c.only_after) / c.n
+    needed = "no change seen"
+    if c.diff:
+        needed = f"{n_needed_paired(c.diff, share):,}"
+    rows.append((f"{before} → {after}", c.n, f"{share:.1%}", needed))
+columns = ["our step", "problems used", "flipped", "needed, paired"]
+pd.DataFrame(rows, columns=columns).set_index("our step")
+
+# %% [markdown]
+# - These sets were made for the effect of SFT, and are too small for the
+#   effect of DPO
+# - That is a fact about the *sets*; it would be cheap to know it before a
+#   run is paid for
+
+# %% [markdown]
+# ## 13. The honest caveat
+#
+# - Test sets are opened once: if you now change a setting because of a
+#   number on this page, this page has become a dev set
+# - The published settings were run on a model far smaller than theirs; what
+#   holds here need not hold there
+# - Greedy with one cap is one way of asking; another cap or a vote over
+#   samples can turn an order around
+# - A grader gave all verdicts: its blind spots are in every row
+
+# %% [markdown]
+# ## 14. The report
+#
+# - One page with all of this, for those who were not here: it reads the run
+#   folder only and computes nothing new
+
+# %%
+from helpers.report import write_report
+
+page = write_report(run)
+print(f"{RUN_DIR}/{page.name}: {page.stat().st_size / 2**20:.1f} MiB")
+
+# %%
+import psutil
+from helpers.grading import shut_down
+
+shut_down()
+took = time.perf_counter() - started
+held = psutil.Process().memory_info().rss / 2**30
+phases = {p["phase"]: p["seconds"] for p in run.ledger()}
+display(Markdown("\n".join(
+    [f"- wall time: {took:.0f} s"]
+    + [f"- the stage `{name}`, when it was made: {phases[name]:.0f} s"
+       for name in (f"evaluate/{tag}" for tag in TAGS) if name in phases]
+    + [f"- memory of this kernel: {held:.1f} GiB"]
+)))
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. **Basic.** Two models score the same on the main set. Construct, on
+#    paper, one paired table that shows two equal models and one that shows
+#    two very different ones. Check both with `compare_counts`.
+# 2. **Stretch.** Evaluate base and SFT with twice the cap, in a new
+#    `RUN_DIR`. Which part of the gain was length? Say before you run it
+#    what you expect.
+# 3. **Open.** Take a published table of your choice that claims a gain.
+#    Find its n, compute its intervals, and write three sentences: what it
+#    shows, what it cannot show, and what its authors could publish to
+#    settle it.
+
+# %% [markdown]
+# ## Recap
+#
+# - **Wilson interval**: the true shares that fit a count
+# - **paired**: the same problems; only flips are evidence
+# - **McNemar's exact test**: are flips won and lost like a coin's toss?
+# - **Holm's method**: pays for many looks
+# - **truncated-wrong**: cut at the cap; a matter of length
+# - **power**: the chance to find an effect that is there
+#
+# **Handed on:** `report.html`, with the grid, the paired tables and the
+# ledger.
+#
+# **Next:** 06 · GRPO – rewards instead of labels, where it is available.

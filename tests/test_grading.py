@@ -1,0 +1,376 @@
+"""The grader: labelled cases by kind, policy, odd input, processes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers import grading
+from helpers.grading.exact import parse_number
+from helpers.grading.extract import find_answer
+from helpers.grading.hazards import find_hazard
+from helpers.grading.lexer import ReadError
+from helpers.grading.normalize import clean
+from helpers.grading.pool import Pool, get_pool
+from helpers.grading.probe import equal_nodes
+from helpers.grading.reader import read
+
+CASES = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "grading_cases.jsonl")
+    .read_text(encoding="utf-8")
+    .splitlines()
+]
+KINDS = sorted({case["kind"] for case in CASES})
+NEEDS_SYMPY = r"\sum_{k=1}^{3} k"
+
+
+def equal(predicted: str, gold: str) -> bool:
+    return grading.is_equivalent(predicted, gold)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labelled_cases(kind: str) -> None:
+    cases = [case for case in CASES if case["kind"] == kind]
+    grades = grading.grade_many(
+        [c["response"] for c in cases], [c["gold"] for c in cases], workers=1
+    )
+    wrong = [
+        (c["id"], c["gold"], c["response"][:80], g.reason, c["rule"])
+        for c, g in zip(cases, grades, strict=True)
+        if g.correct != c["label"]
+    ]
+    assert not wrong
+
+
+def test_every_kind_has_right_and_wrong_answers() -> None:
+    labels = defaultdict(set)
+    for case in CASES:
+        labels[case["kind"]].add(case["label"])
+    one_sided = {k for k, v in labels.items() if len(v) == 1}
+    assert one_sided == {"hedge", "injection", "malformed"}
+    assert len(CASES) > 500
+    assert len({case["id"] for case in CASES}) == len(CASES)
+
+
+def test_every_gold_equals_itself() -> None:
+    golds = sorted({case["gold"] for case in CASES})
+    grades = grading.grade_many([rf"\boxed{{{g}}}" for g in golds], golds)
+    assert [
+        g for g, r in zip(golds, grades, strict=True) if not r.correct
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "gold", "accepted", "refused"),
+    [
+        ("tolerance", r"\frac{600}{7}", "600/7", "85.71"),
+        ("unreduced fractions", r"\frac12", r"\frac24", r"\frac25"),
+        ("decimals", "1/2", "0.50", "0.51"),
+        ("units", r"5\text{ m}", "5", r"500\text{ cm}"),
+        ("percent", r"28\%", "28", "0.0028"),
+        ("degrees", r"\frac{\pi}{6}", r"30^\circ", r"60^\circ"),
+        ("order", "(1,2)", "(1, 2)", "(2,1)"),
+        ("connectors", "x=1 or x=2", "x=2 and x=1", "x=1 or y=2"),
+        ("brackets", "[0,1)", "[0, 1)", "(0,1)"),
+        ("intervals", "[0,1)", r"0 \le x < 1", r"0 \le x \le 1"),
+        ("assignments", "(1,2)", "x=1, y=2", "x=2, y=1"),
+        ("definitions", "y=2x+1", "2x+1", "2x-1"),
+        ("equations", "x+y=1", "2x+2y=2", "x+y=2"),
+        ("unsolved", "x=2", "2", "3x=6"),
+        ("constant of integration", "x^2+C", "x^2+c", "x^2"),
+        ("log", r"\log 100", "2", "3"),
+        ("bases", "52_8", "52_{8}", "52"),
+        ("thousands", "1234", "1,234", "12,34"),
+        ("several answers", "5", "x=5", r"5 \text{ or } 7"),
+        ("approximation", r"\sqrt2", r"\sqrt2 \approx 1.41", "1.41"),
+        ("prose", r"\text{Monday}", "monday.", r"\text{Sunday}"),
+    ],
+)
+def test_policy(rule: str, gold: str, accepted: str, refused: str) -> None:
+    assert rule in grading.POLICY
+    assert equal(accepted, gold)
+    assert not equal(refused, gold)
+
+
+def test_policy_of_extraction() -> None:
+    grade = grading.grade_response
+    assert not grade(r"\boxed{42} so it is \boxed{", "42").correct
+    assert not grade(r"<think>\boxed{42}", "42").correct
+    last = grade("She walks there and back and pays 42.", "42")
+    assert last.correct
+    assert "no marked answer" in last.reason
+    later = grade("\\boxed{41}\nFinal Answer: 42", "42")
+    assert later.correct
+    untested = set(grading.POLICY) - {
+        "unfinished", "last resort", "later final answer",
+    }  # fmt: skip
+    parametrized = {
+        mark[0]
+        for mark in test_policy.pytestmark[0].args[1]  # type: ignore[attr-defined]
+    }
+    assert untested == parametrized
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "reason"),
+    [
+        (r"\boxed{42}", "42", "exact string"),
+        (r"\boxed{0.5}", "1/2", "number"),
+        (r"\boxed{(x+1)^2}", "x^2+2x+1", "same value"),
+        (r"\boxed{2,1}", r"\{1,2\}", "set"),
+        (r"\boxed{5\text{ m}}", r"5\text{ cm}", "a different unit"),
+        (r"\boxed{}", "42", "no answer found: the last box is empty"),
+        ("", "42", "no answer found"),
+        (r"\boxed{9^{9^{9^9}}}", "5", "too dangerous to evaluate"),
+        (rf"\boxed{{{NEEDS_SYMPY}}}", "6", "symbolic"),
+    ],
+)
+def test_reason_is_in_words(response: str, gold: str, reason: str) -> None:
+    assert grading.grade_response(response, gold).reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "", " ", None, 5, b"5", [], "x" * 2_000_000, "{" * 10_000,
+        "{" * 10_000 + "}" * 10_000, r"\boxed{" * 10_000, "\n" * 100_000,
+        "<answer>" * 20_000, r"\boxed{9^{9^{9^9}}}", "\x00", "\ud800",
+        "__import__('os').system('echo 5')", r"\frac" * 1_000, "(" * 5_000,
+        "1/" * 4_000, "$" * 50_000, "[0,1)" * 1_000, "x^" * 3_000,
+    ],
+    ids=lambda value: repr(value)[:30],
+)  # fmt: skip
+def test_odd_input_is_graded_not_raised(odd: object) -> None:
+    grades = grading.grade_many([odd, "5", odd], ["5", odd, odd])
+    assert len(grades) == 3
+    assert not grades[0].correct
+    assert not grades[1].correct
+    boxed = grading.grade_response(rf"\boxed{{{odd}}}", "x^2+1")
+    assert not boxed.correct
+
+
+def test_lists_of_different_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 responses but 1 golds"):
+        grading.grade_many(["1", "2"], ["1"])
+
+
+@given(st.text(max_size=80), st.text(max_size=30))
+@settings(max_examples=150, deadline=None)
+def test_any_text_gets_a_grade(response: str, gold: str) -> None:
+    grade = grading.grade_response(response, gold)
+    assert isinstance(grade.correct, bool)
+    assert grade.reason
+
+
+@given(st.fractions(max_denominator=500), st.fractions(max_denominator=500))
+@settings(max_examples=150, deadline=None)
+def test_rationals_compare_as_fractions(a: Fraction, b: Fraction) -> None:
+    latex = rf"\frac{{{a.numerator}}}{{{a.denominator}}}"
+    assert parse_number(latex) == a
+    assert equal(latex, f"{b.numerator}/{b.denominator}") == (a == b)
+
+
+@given(st.integers(-(10**30), 10**30), st.integers(0, 9))
+@settings(max_examples=100, deadline=None)
+def test_integers_compare_exactly(n: int, shift: int) -> None:
+    assert equal(f"{n:,}", str(n))
+    assert equal(f"{n}+{shift}", str(n)) == (shift == 0)
+
+
+def test_probing_agrees_with_sympy() -> None:
+    sympy = pytest.importorskip("sympy")
+    pairs = [
+        ("(x+1)**3", "x**3+3*x**2+3*x+1"), ("sin(2*x)", "2*sin(x)*cos(x)"),
+        ("sin(2*x)", "2*sin(x)"), ("1/(x*y)", "x**(-1)*y**(-1)"),
+        ("exp(x+y)", "exp(x)*exp(y)"), ("(x**2-1)/(x-1)", "x+1"),
+        ("(x+y)**2", "x**2+y**2"), ("sqrt(8)", "2*sqrt(2)"),
+        ("cos(x)**2+sin(x)**2", "1"), ("2**(x+1)", "2**x+1"),
+    ]  # fmt: skip
+    for left, right in pairs:
+        # The strings are ours, so sympify is safe here.
+        difference = sympy.simplify(sympy.sympify(f"({left})-({right})"))
+        nodes = (read(clean(text)) for text in (left, right))
+        assert equal_nodes(*nodes) == (difference == 0), (left, right)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1+", r"\frac{1}", "2^", r"\sqrt{}", "__import__", "a;b",
+             r"\foo{1}", "(1", "1)", "1 2", "x" * 40],
+)  # fmt: skip
+def test_reader_refuses_what_is_not_on_its_list(text: str) -> None:
+    with pytest.raises(ReadError):
+        read(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["9^{9^{9}}", "9^9^9", "99999999!", "(x+y)^{300}", "2^{1000000}",
+             "((3!)!)!", r"\sum_{k=1}^{10^9} k", "x" * 1_000, "1" * 100],
+)  # fmt: skip
+def test_hazards_are_named(text: str) -> None:
+    assert find_hazard(text)
+
+
+def test_harmless_answers_are_no_hazard() -> None:
+    harmless = [r"\frac{x^{12}}{3}", "20!", r"2^{100}", r"(x+1)^{10}",
+                r"e^{-x^2}", r"\sum_{k=1}^{n} k^2"]  # fmt: skip
+    assert [find_hazard(t) for t in harmless] == [None] * len(harmless)
+
+
+def test_extraction_says_how() -> None:
+    assert find_answer(r"so \boxed{7}").how == "box"
+    assert find_answer("#### 7").how == "####"
+    assert find_answer("The answer is 7.").how == "answer phrase"
+    assert find_answer("7").how == "whole response"
+    assert grading.extract_answer(r"\boxed{a} and \boxed{b}") == "a, b"
+    assert grading.extract_answer("no idea" * 50) is None
+
+
+# ---- processes ---------------------------------------------------------
+
+
+def test_plain_answers_start_no_process() -> None:
+    grading.shut_down()
+    cases = [c for c in CASES if c["kind"] in ("number", "fraction", "units")]
+    grading.grade_many(
+        [c["response"] for c in cases], [c["gold"] for c in cases]
+    )
+    assert get_pool().pids() == []
+
+
+def test_import_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; from helpers import grading; "
+        "grading.grade_response('\\\\boxed{1/2}', '0.5'); "
+        "print([m for m in ('torch','sympy','math_verify','mpmath')"
+        " if m in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert out.stdout.strip() == "[]"
+
+
+def test_deadline_ends_a_hanging_comparison() -> None:
+    pool = Pool()
+    try:
+        hanging = "9^{9^{9^{9}}}"  # past the guard, straight to sympy
+        assert pool.ask("6", NEEDS_SYMPY, 30.0) == "equal"
+        before = pool.pids()
+        assert pool.ask("5", hanging, 0.3) == "deadline"
+        assert pool.pids() == []
+        assert pool.ask("6", NEEDS_SYMPY, 30.0) == "equal"
+        assert pool.pids() != before
+    finally:
+        pool.shut_down()
+
+
+def test_death_of_a_worker_costs_no_answer() -> None:
+    pool = get_pool()
+    assert pool.ask("6", NEEDS_SYMPY, 30.0) == "equal"
+    for pid in pool.pids():
+        os.kill(pid, 9)
+    grades = grading.grade_many(
+        [rf"\boxed{{{NEEDS_SYMPY}}}"] * 3, ["6", "7", "6"], deadline_s=30.0
+    )
+    assert [g.correct for g in grades] == [True, False, True]
+
+
+def test_order_is_kept_with_several_workers() -> None:
+    sums = [rf"\boxed{{\sum_{{k=1}}^{{{n}}} k}}" for n in range(2, 8)]
+    golds = [str(n * (n + 1) // 2) for n in range(2, 8)]
+    golds[3] = "1"
+    grades = grading.grade_many(sums, golds, workers=2, deadline_s=30.0)
+    assert [g.correct for g in grades] == [g != "1" for g in golds]
+    assert len(get_pool().pids()) <= 2
+
+
+def test_shut_down_leaves_no_process() -> None:
+    get_pool().ask("6", NEEDS_SYMPY, 30.0)
+    pids = get_pool().pids()
+    assert pids
+    grading.shut_down()
+    assert get_pool().pids() == []
+    for pid in pids:
+        with pytest.raises(OSError):
+            os.kill(pid, 0)
+
+
+def test_works_from_a_thread() -> None:
+    results: list[bool] = []
+    thread = threading.Thread(
+        target=lambda: results.append(
+            grading.grade_many(
+                [rf"\boxed{{{NEEDS_SYMPY}}}"], ["6"], deadline_s=30.0
+            )[0].correct
+        )
+    )
+    thread.start()
+    thread.join()
+    assert results == [True]
+
+
+def test_works_under_spawn() -> None:
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as processes:
+        assert processes.apply(grading.is_equivalent, ("2pi", r"2\pi"))
+        grade = processes.apply(
+            grading.grade_response, (rf"\boxed{{{NEEDS_SYMPY}}}", "7")
+        )
+    assert not grade.correct
+
+
+def test_no_worker_outlives_its_parent() -> None:
+    program = (
+        "from helpers.grading.pool import get_pool; p = get_pool(); "
+        f"p.ask('6', {NEEDS_SYMPY!r}, 30.0); print(p.pids()[0]); "
+        "import os; os._exit(1)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        check=False,
+    )
+    pid = int(out.stdout)
+    for _ in range(200):
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            return
+        # A process that nobody has reaped yet is gone all the same.
+        stat = Path(f"/proc/{pid}/stat")
+        if stat.exists() and stat.read_text().split(") ")[1][0] == "Z":
+            return
+        time.sleep(0.05)
+    pytest.fail(f"worker {pid} still runs")
+
+
+def test_model_output_is_never_run(tmp_path: Path) -> None:
+    target = tmp_path / "owned"
+    attack = f"__import__('pathlib').Path('{target}').touch()"
+    for text in (attack, f"[{attack}]", f"x={attack}", rf"\pi*{attack}",
+                 rf"\text{{{attack}}}", f"sqrt({attack})"):  # fmt: skip
+        for gold in ("0", "1", r"\sum_{k=1}^n k", "x"):
+            assert not grading.grade_response(
+                rf"\boxed{{{text}}}", gold
+            ).correct
+            assert not grading.is_equivalent(text, gold)
+    assert not target.exists()
