@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import statistics
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -306,7 +307,9 @@ def summarise(
         "first_loss": losses[0],
         "last_loss": losses[-1],
         "margin": monitor.mean_margin,
-        "accuracy": steps[-1]["rewards/accuracies"],
+        "accuracy": statistics.fmean(
+            entry["rewards/accuracies"] for entry in steps[-10:]
+        ),
         "first_tie_fraction": steps[0]["tie_fraction"],
         "tie_fraction": steps[-1]["tie_fraction"],
         "noop": monitor.is_noop,

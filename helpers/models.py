@@ -131,6 +131,7 @@ def load_model(
         LabError: nothing to load there, or it does not fit the memory.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     base = find_base(recipe)
@@ -156,7 +157,7 @@ def load_model(
             why=str(error).split(". ")[0],
             fix="set model.quantization=nf4, or choose a smaller tier",
         ) from None
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _explain_missing(path, error) from None
     return model, tokenizer
 

@@ -47,7 +47,7 @@ class Session:
     mode: str
 
     def provenance(self, *stages: str) -> str:
-        """"live", or where and when the stages were recorded."""
+        """ "live", or where and when the stages were recorded."""
         for stage in stages:
             path = self.run.file("stages", f"{stage.replace('/', '-')}.json")
             if path.is_file() and (note := read_json(path).get("recorded")):
@@ -97,6 +97,9 @@ def start(
         _provide(session, stage, use_record=mode != "run")
     if mode == "replay":
         for stage in makes:
+            # Merged models are not recorded: made again in seconds.
+            if stage.startswith("merge/"):
+                continue
             if not _take_recorded(session.run, stage):
                 raise LabError(
                     f"No recorded '{stage}' fits this recipe.",

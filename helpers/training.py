@@ -192,12 +192,6 @@ class ProgressBar(ProgressCallback):
                 self.training_bar.set_postfix(shown)
 
 
-def show_progress(trainer: Any, title: str) -> None:
-    """Replace the trainer's printed log lines by one bar."""
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(ProgressBar(title))
-
-
 @contextmanager
 def quiet_setup() -> Iterator[None]:
     """Hide a bar per data preparation pass, and the libraries' own notes.
@@ -336,7 +330,8 @@ def fit(
         RuntimeError: the trainer took another number of steps than was
             announced.
     """
-    show_progress(trainer, title)
+    trainer.remove_callback(PrinterCallback)  # one line of numbers a step
+    trainer.add_callback(ProgressBar(title))
     try:
         with disk_errors(folder):
             result = trainer.train(resume_from_checkpoint=resume)

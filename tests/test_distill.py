@@ -245,6 +245,19 @@ def test_copies_stop_the_run_early(tiny_recipe, run, monkeypatch):
     assert "distill" not in run.metrics()
 
 
+def test_too_few_problems_for_a_verdict_are_only_reported(
+    tiny_recipe, run, monkeypatch, capsys
+):
+    real = distill.make_engine
+    monkeypatch.setattr(
+        distill, "make_engine", lambda *args: Copying(real(*args))
+    )
+    distill.run_distill(tiny_recipe, run, smoke_steps=2)
+    said = capsys.readouterr().out
+    assert "Only 2 problems, so not refused" in said
+    assert "33%" in said
+
+
 def test_too_few_pairs_call_for_more_problems_until_none_are_left(
     tiny_recipe, run, capsys
 ):

@@ -87,7 +87,8 @@ def test_greedy_is_what_generate_gives_row_by_row(model, tokenizer):
 
 @pytest.mark.parametrize("settings", [(1.0, 1.0), (0.7, 0.9), (0.0, 1.0)])
 def test_a_sample_does_not_depend_on_its_batch(model, tokenizer, settings):
-    requests = make_requests(tokenizer, *settings)
+    # Enough rows that some of them wait for others at a segment's end.
+    requests = make_requests(tokenizer, *settings, n=4)
     alone = run(model, tokenizer, requests[::-1], batch=1)
     for batch in (3, 64):
         together = run(model, tokenizer, requests, batch)

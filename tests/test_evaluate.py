@@ -167,6 +167,25 @@ def test_a_changed_problem_file_is_refused(tiny_recipe, run, problems):
         evaluate.run_evaluate(tiny_recipe, run, ("base",))
 
 
+def test_a_begun_evaluation_of_another_model_is_refused(
+    tiny_recipe, run, merged, tokenizer, monkeypatch
+):
+    from conftest import make_tiny_model
+
+    monkeypatch.setattr(sampling, "WRITE_EVERY", 2)
+    real = evaluate.make_engine
+    monkeypatch.setattr(
+        evaluate, "make_engine", lambda *args: Breaking(real(*args), 5)
+    )
+    with pytest.raises(Killed):
+        evaluate.run_evaluate(tiny_recipe, run, ("sft",))
+    monkeypatch.setattr(evaluate, "make_engine", real)
+    make_tiny_model(len(tokenizer), seed=6).save_pretrained(merged)
+    with pytest.raises(LabError, match="begun with other inputs"):
+        evaluate.run_evaluate(tiny_recipe, run, ("sft",))
+    assert len(read_lines(run, "sft")) == 4
+
+
 @pytest.mark.parametrize(
     ("tag", "message"),
     [

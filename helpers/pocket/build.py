@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from helpers.pocket import corpus
-from helpers.pocket.stories import Story
+from helpers.pocket.story import Story
 from helpers.records import Problem, write_records
 from helpers.runs import DATA_DIR
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 from helpers.pocket import gym
-from helpers.pocket.stories import HELD_OUT, TRAINED, Story, make_fact
+from helpers.pocket.stories import HELD_OUT, TRAINED, make_fact
+from helpers.pocket.story import Story
 from helpers.pocket.styles import write_solution
 
 Maker = Callable[[Random], Story]

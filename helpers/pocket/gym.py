@@ -11,7 +11,7 @@ import importlib
 import re
 from random import Random
 
-from helpers.pocket.stories import Step, Story
+from helpers.pocket.story import Step, Story
 
 # gsm_symbolic templates with small whole numbers and clean equations.
 GSM_TRAINED = (7, 10, 12, 31, 34, 43, 58, 72, 95)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from helpers.pocket.stories import Step, Story
+from helpers.pocket.story import Step, Story
 
 # Which authors write about which family (the rest: DEFAULT_SITES).
 DEFAULT_SITES = {"textbook": 0.38, "key": 0.32, "forum": 0.30}

@@ -45,8 +45,7 @@ if importlib.util.find_spec("helpers") is None:
     if "google.colab" in sys.modules and not Path("lab").exists():
         url = "https://github.com/math-slm-lab/math-slm-lab"
         subprocess.run(["git", "clone", "-q", url, "lab"], check=True)
-        pip = [sys.executable, "-m", "pip", "install", "-q"]
-        pip += ["-c", "lab/constraints.txt", "-e", "lab"]
+        pip = [sys.executable, "-m", "pip", "install", "-q", "-e", "lab"]
         subprocess.run(pip, check=True)
     sys.path.insert(0, "lab" if Path("lab").exists() else "..")
 

@@ -47,8 +47,7 @@ if importlib.util.find_spec("helpers") is None:
     if "google.colab" in sys.modules and not Path("lab").exists():
         url = "https://github.com/math-slm-lab/math-slm-lab"
         subprocess.run(["git", "clone", "-q", url, "lab"], check=True)
-        pip = [sys.executable, "-m", "pip", "install", "-q"]
-        pip += ["-c", "lab/constraints.txt", "-e", "lab"]
+        pip = [sys.executable, "-m", "pip", "install", "-q", "-e", "lab"]
         subprocess.run(pip, check=True)
     sys.path.insert(0, "lab" if Path("lab").exists() else "..")
 
@@ -496,6 +495,20 @@ table.round(1).astype(object)
 # %% [markdown]
 # ## 8. Train
 #
+# - The settings were chosen on the dev set; these were the tries, each with
+#   its interval
+# - Where intervals overlap, the choice between neighbours is partly luck
+
+# %%
+from helpers.runs import DATA_DIR
+
+path = DATA_DIR / "measured" / recipe.name / "tuning.json"
+tried = read_json(path)["rows"] if path.is_file() else []
+tries = [(", ".join(t["set"]), str(proportion(t["k"], t["n"])))
+         for t in tried if t["stage"] == "sft"]
+pd.DataFrame(tries, columns=["tried", "right on dev"]).set_index("tried")
+
+# %% [markdown]
 # - This cell trains; the bar shows the time left and the loss
 # - Killed on the way, it goes on from the last checkpoint
 # - Finished before with the same inputs, it is loaded, and says so
@@ -714,7 +727,7 @@ result = compare(
 four = (result.both, result.only_before, result.only_after, result.neither)
 
 # %% [markdown]
-# - Grey tiles are agreement; green and red are the evidence
+# - Grey tiles are agreement; the two coloured ones are the evidence
 
 # %%
 figure = plots.plot_paired(

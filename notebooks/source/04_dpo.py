@@ -49,8 +49,7 @@ if importlib.util.find_spec("helpers") is None:
     if "google.colab" in sys.modules and not Path("lab").exists():
         url = "https://github.com/math-slm-lab/math-slm-lab"
         subprocess.run(["git", "clone", "-q", url, "lab"], check=True)
-        pip = [sys.executable, "-m", "pip", "install", "-q"]
-        pip += ["-c", "lab/constraints.txt", "-e", "lab"]
+        pip = [sys.executable, "-m", "pip", "install", "-q", "-e", "lab"]
         subprocess.run(pip, check=True)
     sys.path.insert(0, "lab" if Path("lab").exists() else "..")
 
@@ -90,6 +89,8 @@ print("seconds of the last run:", last)
 #
 # - $x$: the prompt, a problem
 # - $y_w$: the **chosen** answer, a right one; $y_l$: the **rejected** one
+
+# %% [markdown]
 # - $\pi_\theta$: the **policy**, the model that is trained
 # - $\pi_\text{ref}$: the **reference**, the same model before training
 # - $\log \pi(y \mid x)$: the sum of $\log p$ over the tokens of $y$
@@ -134,6 +135,8 @@ pd.DataFrame(
 # %% [markdown]
 # - At margin zero the loss is $\ln 2$: **every DPO run starts there**, since
 #   policy and reference are the same model
+
+# %% [markdown]
 # - Far to the right it is flat: a pair that is told apart pulls no more
 
 # %% [markdown]
@@ -155,6 +158,9 @@ print("\nREJECTED\n" + pair.rejected)
 # %% [markdown]
 # - What differs between the two sides is what DPO will learn, be it meant or
 #   not: an arithmetic slip, a missing mark, or just the length
+
+# %% [markdown]
+# - So count what differs, over all pairs
 
 # %%
 from helpers.models import load_model, model_path
@@ -232,6 +238,8 @@ print(count)
 #
 # - A **fresh** adapter lies on the merged SFT model
 # - Switch it off, and the model is the reference: no second copy is needed
+
+# %% [markdown]
 # - A fresh adapter adds zero, so both are the same model at step 0
 
 # %%
@@ -277,6 +285,8 @@ except LabError as error:
 # %% [markdown]
 # - With a wrong reference training runs all the same, and optimises the
 #   distance to a model that you never wanted
+
+# %% [markdown]
 # - One number before the first step tells
 
 # %% [markdown]
@@ -287,13 +297,9 @@ except LabError as error:
 # - On a rented machine this is the cheapest insurance there is
 
 # %%
-import contextlib
-import io
-
 del trainer
 clock = time.perf_counter()
-with contextlib.redirect_stderr(io.StringIO()):
-    smoke = dpo_stage.run_dpo(recipe, run, smoke_steps=3)
+smoke = dpo_stage.run_dpo(recipe, run, smoke_steps=3)
 took = time.perf_counter() - clock
 print(f"{smoke['steps']} steps in {took:.1f} s, preparation included")
 
@@ -304,7 +310,22 @@ print(f"{smoke['steps']} steps in {took:.1f} s, preparation included")
 # %% [markdown]
 # ## 5. Train
 #
-# - Our settings were chosen on the dev set
+# - Our settings were chosen on the dev set; these were the tries, each with
+#   its interval
+# - Where intervals overlap, the choice between neighbours is partly luck
+
+# %%
+from helpers.runs import DATA_DIR
+from helpers.stats import proportion
+
+path = DATA_DIR / "measured" / recipe.name / "tuning.json"
+tried = read_json(path)["rows"] if path.is_file() else []
+rows = [(", ".join(t["set"]), str(proportion(t["k"], t["n"])))
+        for t in tried if t["stage"] == "dpo"]
+pd.DataFrame(rows, columns=["tried", "right on dev"]).set_index("tried")
+
+# %% [markdown]
+# - What this recipe says now, beside the published settings
 
 # %%
 settings = {tag: recipe.dpo_variant(v) for tag, v in VARIANTS.items()}
@@ -374,7 +395,8 @@ def ends(log, key, last=5):
     return f"{log[0][key]:.4f}", f"{sum(tail) / len(tail):.4f}"
 
 
-keys = ("loss", "rewards/margins", "rewards/accuracies", "tie_fraction")
+keys = ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins",
+        "rewards/accuracies", "tie_fraction")
 table = pd.DataFrame(
     [(tag, key, *ends(log, key))
      for tag, log in logs.items() for key in keys],
@@ -389,7 +411,7 @@ table.set_index(["run", "logged"])
 # - TRL counts a pair as right when chosen is **greater** than rejected; a
 #   tie is not greater, so it counts as wrong
 # - So a run that has learned nothing shows an accuracy near **zero**, not
-#   near one half
+#   near one half; only rounding in the last digit lifts some pairs above it
 
 # %%
 first = logs["dpo"][0]
@@ -400,6 +422,8 @@ for key in ("loss", "rewards/margins", "rewards/accuracies",
 # %% [markdown]
 # - And a run that has learned next to nothing may show a high one: a margin
 #   in the tenth digit is greater than zero
+
+# %% [markdown]
 # - **Accuracy has no unit. The margin has: nats. Watch the margin**
 
 # %%
@@ -415,8 +439,8 @@ display(Markdown(
 
 # %% [markdown]
 # - The write-up read this accuracy as *worse than a coin*
-# - With a margin that close to zero, ties and noise explain it; the share of
-#   ties was not logged there, so nobody can say
+# - With a margin that close to zero, ties and noise alone could give it; the
+#   share of ties was not logged there, so nobody can say
 
 # %% [markdown]
 # ## 7. The monitor
@@ -425,6 +449,8 @@ display(Markdown(
 # - **No-op alarm**: after a while the margin is still next to zero, so the
 #   evaluation, hours later, will show nothing
 # - **Overfit alarm**: a large margin with accuracy stuck at one
+
+# %% [markdown]
 # - Here it reads both logs once more
 
 # %%
@@ -456,29 +482,28 @@ for step in range(1, 9):
 #   size of the gradient
 # - So the **sum of all learning rates** of a run bounds how far an entry of
 #   the adapter can go
+
+# %% [markdown]
 # - bf16 has few digits: between two neighbours there is a gap, and a change
 #   below half of it is rounded away
 # - Compare the two numbers *before* you pay
 
 # %%
-weights = torch.cat([
-    p.detach().flatten().abs().float() for name, p
-    in model.named_parameters() if "proj" in name and "lora" not in name
-])
-typical = weights[:1_000_000].median().item()
+medians = [
+    p.detach().abs().median().item()
+    for name, p in model.named_parameters()
+    if "proj" in name and "lora" not in name and p.is_floating_point()
+]
+typical = float(np.median(medians or [0.02]))
 print(f"a typical weight of this model: {typical:.3f}")
 
 # %% [markdown]
-# - The travel of both runs, and of the published one with its own steps
+# - The travel of both runs, summed over the steps that they took
 
 # %%
-from helpers.guards import half_ulp, sum_learning_rates
+from helpers.guards import half_ulp
 
-travels = {
-    tag: sum_learning_rates(
-        c.learning_rate, counts[tag].total, c.warmup_ratio, c.lr_scheduler)
-    for tag, c in settings.items()
-}
+travels = {tag: m["sum_learning_rates"] for tag, m in metrics.items()}
 gap = half_ulp(typical, "bfloat16")
 table = pd.DataFrame([
     (tag, f"{x:.2g}", f"{gap:.2g}", f"{x / gap:.2g}")
@@ -495,19 +520,37 @@ table.set_index("run")
 # %% [markdown]
 # ## 9. Merge both
 #
-# - The merge adds the adapter in fp32 and casts
-# - We measure it twice: in this recipe's own format, and in bf16, as most
-#   large models are stored
+# - The merge adds the adapter in fp32 and casts to the recipe's format
 
 # %%
-from helpers.merge import measure_fidelity, run_merge
+from helpers import merge
 
-own = {tag: run_merge(recipe, run, tag) for tag in VARIANTS}
-bf16 = {
-    tag: measure_fidelity(recipe, run, tag, "bfloat16") for tag in VARIANTS
-}
-reports = {f"{tag}, {r['dtype']}": r
-           for group in (own, bf16) for tag, r in group.items()}
+reports = {}
+for tag in VARIANTS:
+    fidelity = merge.run_merge(recipe, run, tag)
+    reports[f"{tag}, {fidelity['dtype']}"] = fidelity
+
+# %% [markdown]
+# - Large models are stored in bf16, before the merge and after it
+# - So we try that as well: round the SFT model first, then merge
+
+# %%
+def merge_in_bf16(tag):
+    """Fidelity of a merge whose base lies in bf16 too."""
+    parts = merge.find_parts(recipe, run, tag)
+    model, tokenizer = merge.load_unmerged(recipe, *parts)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora" not in name:
+                weight.copy_(weight.bfloat16())
+    report = merge.measure_update(model, torch.bfloat16)
+    probe = merge.make_probe(recipe, model, tokenizer)
+    merged = model.merge_and_unload().bfloat16().float()
+    return report | merge.compare_logits(probe, merged)
+
+
+for tag in VARIANTS:
+    reports[f"{tag}, bf16"] = merge_in_bf16(tag)
 
 # %% [markdown]
 # - Blue: does the stored change still point the same way?
@@ -515,6 +558,8 @@ reports = {f"{tag}, {r['dtype']}": r
 
 # %%
 figure = plots.plot_merge_fidelity(reports, note=note)
+longest = max(r["norm_kept"] for r in reports.values())
+figure.axes[0].set_xlim(0, 1.2 * max(1, longest))
 plots.show(figure, (
     "Bars of cosine and norm kept for both DPO runs, merged in the "
     "recipe's format and in bf16. The numbers are in the table below."
@@ -538,12 +583,16 @@ table
 # %% [markdown]
 # - Few entries changed, a cosine far from one: the merged model is not what
 #   was trained
+
+# %% [markdown]
 # - Where only few steps at a tiny rate were made, the merge can erase them;
 #   then an evaluation of the *merged* model says nothing about DPO
 
 # %% [markdown]
 # - The published run merged into bf16 and evaluated the merged model; its
 #   *no effect* is therefore two effects in one: a small update, and rounding
+
+# %% [markdown]
 # - The cure: merge in fp32, or evaluate the adapter unmerged, and always
 #   print the fidelity
 
@@ -554,10 +603,7 @@ table
 # - Greedy, so a difference is the models', not the dice's
 
 # %%
-from tqdm.auto import tqdm
-from helpers.engines import make_engine
 from helpers.problems import load_problems
-from helpers.sampling import grade_texts, make_requests
 
 FEW = 200
 asked = load_problems(recipe.data.dev)[:FEW]
@@ -569,6 +615,11 @@ TAGS = ("sft", *VARIANTS)
 # - One function asks all three
 
 # %%
+from tqdm.auto import tqdm
+from helpers.engines import make_engine
+from helpers.sampling import grade_texts, make_requests
+
+
 def answer_dev(tag):
     """Graded greedy responses of a model by problem."""
     model, tokenizer = load_model(recipe, model_path(recipe, run, tag))
@@ -583,6 +634,10 @@ def answer_dev(tag):
     return {p.id: graded[p.id] for p in asked}
 
 
+# %% [markdown]
+# - Three times the same questions
+
+# %%
 answers = {tag: answer_dev(tag) for tag in TAGS}
 
 # %% [markdown]
@@ -633,6 +688,11 @@ results = {
         {key: r.correct for key, r in answers[tag].items()},
     ) for tag in VARIANTS
 }
+
+# %% [markdown]
+# - Grey tiles are agreement
+
+# %%
 c = results["dpo"]
 figure = plots.plot_paired(
     c.both, c.only_before, c.only_after, c.neither,
@@ -673,6 +733,8 @@ display(Markdown("\n".join(lines)))
 # - The DPO paper derives the loss from *maximise reward, minus β times the
 #   KL divergence from the reference*: **a higher β keeps the policy closer**
 # - TRL's documentation says the same: *higher β means less deviation*
+
+# %% [markdown]
 # - Why? The pull of a pair is $\beta\,\sigma(-\beta d)$, where $d$ is how
 #   many nats it has been moved; a high β pulls harder at first and lets go
 #   sooner
@@ -741,7 +803,9 @@ display(Markdown(
 # - A pair holds one right and one wrong answer of *easy enough* problems;
 #   what the base model never solved has no pair
 # - DPO can lower the probability of **both** answers and still widen the
-#   margin: the loss sees the difference only
+#   margin: the loss sees the difference only (`rewards/chosen` in section 6)
+
+# %% [markdown]
 # - Right against wrong is not good reasoning against bad: the length of the
 #   two sides alone can be what is learned
 

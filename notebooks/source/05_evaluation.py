@@ -48,8 +48,7 @@ if importlib.util.find_spec("helpers") is None:
     if "google.colab" in sys.modules and not Path("lab").exists():
         url = "https://github.com/math-slm-lab/math-slm-lab"
         subprocess.run(["git", "clone", "-q", url, "lab"], check=True)
-        pip = [sys.executable, "-m", "pip", "install", "-q"]
-        pip += ["-c", "lab/constraints.txt", "-e", "lab"]
+        pip = [sys.executable, "-m", "pip", "install", "-q", "-e", "lab"]
         subprocess.run(pip, check=True)
     sys.path.insert(0, "lab" if Path("lab").exists() else "..")
 
@@ -91,6 +90,8 @@ print("seconds of the last run:", last)
 # | shifted | does it hold for wordings that were never trained? |
 #
 # - Each plays the part of a published benchmark
+
+# %% [markdown]
 # - No problem of them is in the training set; a test of this repository
 #   compares the texts, not only the ids
 
@@ -119,6 +120,8 @@ print("decided beforehand: base → sft on", MAIN)
 #
 # - A score without its decoding settings is half a score
 # - Greedy: no dice, so a difference between two models is theirs
+
+# %% [markdown]
 # - The cap is part of the benchmark: what is not finished by then is wrong
 
 # %%
@@ -159,9 +162,10 @@ print(row.problem_id, "|", row.finish_reason, "|", row.tokens, "tokens |",
 #
 # - Each cell is a share of problems, so it has an interval
 # - **Wilson interval**: the range of true shares that fit the count
-# - If two intervals of *different* test sets do not overlap, that says
-#   something; for models on the *same* set there is a sharper tool
-#   (section 5)
+
+# %% [markdown]
+# - Two models on the *same* set: do not look for overlapping bars, there is
+#   a sharper tool (section 5)
 
 # %%
 from helpers import plots
@@ -196,6 +200,8 @@ pd.DataFrame({
 #   understanding
 # - **cut at the cap**: no time to finish: length
 # - **no answer**: finished, but nothing that the grader could read: form
+
+# %% [markdown]
 # - The three call for different remedies; one percentage hides them
 
 # %%
@@ -239,6 +245,8 @@ pd.DataFrame({
 #
 # - Both models met the same problems: so compare problem by problem
 # - A problem that both solve, or neither, says nothing about which is better
+
+# %% [markdown]
 # - **won**: only the later model solves it; **lost**: only the earlier one
 
 # %%
@@ -292,6 +300,8 @@ display(Markdown(first.sentence("base", "sft", MAIN)))
 # ### A failing case, on purpose
 #
 # - Paired means: the *same* problems
+
+# %% [markdown]
 # - Two result files of different sets look alike; mixing them up gives a
 #   number all the same, unless something looks at the ids
 
@@ -367,6 +377,8 @@ display(Markdown("\n".join(lines)))
 # ## 6. Many looks
 #
 # - Twenty tests of nothing give about one *p below 0.05*
+
+# %% [markdown]
 # - **Holm's method** raises the p values so that the chance of *any* false
 #   alarm stays at 5 %
 # - The comparison named beforehand stands on its own; all others pay
@@ -420,9 +432,12 @@ for title, pair in [("won", x) for x in won[:2]] + [
 # %% [markdown]
 # ## 8. Lengths before and after
 #
-# - Training on right answers is also training on *short* answers: what was
-#   cut could not be right
-# - Under a cap that alone moves the score
+# - Two forces pull on the length of what was kept
+# - What was cut could not be right: that favours *short* answers
+# - Who writes out the steps errs less: that favours *long* ones
+
+# %% [markdown]
+# - Which one won, and does it touch the cap?
 
 # %%
 lengths = {tag: [r.tokens for r in results[tag][MAIN]]
@@ -450,18 +465,17 @@ pd.DataFrame({
 }, index=cuts)
 
 # %% [markdown]
-# - How much of the gain is length? Score only the problems that **both**
+# - Is the change only a matter of the cap? Score the problems that **both**
 #   models finished
 
 # %%
 finished = [x for x in both
             if all(r.finish_reason == "stop" for r in x)]
-c = compare(
-    [x[0].correct for x in finished], [x[1].correct for x in finished])
-display(Markdown(
-    f"- both finished: {len(finished)} of {len(both)}\n"
-    f"- {c.sentence('base', 'sft', 'these')}"
-))
+print(f"finished by both: {len(finished)} of {len(both)}")
+if finished:
+    c = compare([x[0].correct for x in finished],
+                [x[1].correct for x in finished])
+    display(Markdown(c.sentence("base", "sft", "these")))
 
 # %% [markdown]
 # - A selected part, so a hint and no result: which problems are in it
@@ -543,7 +557,7 @@ display(Markdown(f"*{theirs.credit}*"))
 #
 # - Results per problem were not at hand, so only an *unpaired* test is
 #   possible: it ignores that both models met the same problems
-# - But the totals bound every paired test: if all net flips went one way, p
+# - But the totals bound every paired test: if all flips went one way, p
 #   would be smallest
 
 # %%
@@ -590,14 +604,18 @@ display(Markdown(f"*{theirs.credit}*"))
 # - The write-up says that DPO flipped **no** answer on two sets, since the
 #   counts are equal
 # - Equal counts allow any number of flips, as long as as many are won as
-#   lost
-# - Our own run with the published settings, flip by flip:
+#   lost; only results per problem can tell
+
+# %% [markdown]
+# - Our own run with the published settings, problem by problem:
 
 # %%
 c = pairs["sft → dpo-published", MAIN]
+two = [results[tag][MAIN] for tag in ("sft", "dpo-published")]
+moved = sum(a.response != b.response for a, b in zip(*two, strict=True))
 display(Markdown(
-    f"On {MAIN}, sft → dpo-published: won {c.only_after}, lost "
-    f"{c.only_before}, net {c.only_after - c.only_before:+d}."
+    f"- other text: {moved} of {c.n}\n- won: {c.only_after}\n"
+    f"- lost: {c.only_before}"
 ))
 
 # %% [markdown]
@@ -630,7 +648,8 @@ pd.DataFrame(rows, columns=columns).set_index("ours")
 from helpers.runs import DATA_DIR
 
 path = DATA_DIR / "measured" / recipe.name / "seeds.json"
-seeds = read_json(path)["seeds"] if path.is_file() else {}
+record = read_json(path) if path.is_file() else {"seeds": {}}
+seeds = record["seeds"]
 spread = {
     tag: {f"seed {seed}": proportion(row[tag][MAIN]["k"],
                                      row[tag][MAIN]["n"])
@@ -647,7 +666,7 @@ if not seeds:
 if seeds:
     figure = plots.plot_accuracy_grid(
         spread, decoding=decoding, title=f"{MAIN}, seed by seed",
-        note="recorded runs of this repository",
+        note=plots.recorded_on(record.get("manifest", {})),
     )
     plots.show(figure, (
         "Grouped bars, one group a seed: accuracy of each model on the "
@@ -677,6 +696,8 @@ if seeds:
 # ## 12. How many problems would it take?
 #
 # - A claimed change and a wish: to find it four times in five (power 0.8)
+
+# %% [markdown]
 # - **Unpaired**, from two published shares
 
 # %%
@@ -708,8 +729,9 @@ columns = ["our step", "problems used", "flipped", "needed, paired"]
 pd.DataFrame(rows, columns=columns).set_index("our step")
 
 # %% [markdown]
-# - These sets were made for the effect of SFT, and are too small for the
-#   effect of DPO
+# - A set that is large enough for one effect can be hopeless for the next
+
+# %% [markdown]
 # - That is a fact about the *sets*; it would be cheap to know it before a
 #   run is paid for
 
@@ -720,6 +742,8 @@ pd.DataFrame(rows, columns=columns).set_index("our step")
 #   number on this page, this page has become a dev set
 # - The published settings were run on a model far smaller than theirs; what
 #   holds here need not hold there
+
+# %% [markdown]
 # - Greedy with one cap is one way of asking; another cap or a vote over
 #   samples can turn an order around
 # - A grader gave all verdicts: its blind spots are in every row
@@ -735,6 +759,9 @@ from helpers.report import write_report
 
 page = write_report(run)
 print(f"{RUN_DIR}/{page.name}: {page.stat().st_size / 2**20:.1f} MiB")
+
+# %% [markdown]
+# - What this notebook took
 
 # %%
 import psutil
