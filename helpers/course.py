@@ -10,6 +10,7 @@ kernels a user has installed.
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from helpers.progress import CellProgress
 from helpers.recipes import load_recipe
 from helpers.records import read_json, write_json
 from helpers.runs import REPO_ROOT, RunDir, name_folder
+from helpers.session import BATCH_VARIABLE
 
 NOTEBOOK_DIR = REPO_ROOT / "notebooks"
 START_TIMEOUT = 300  # seconds; a busy classroom machine starts slowly
@@ -268,7 +270,8 @@ def make_kernel_class(stderr: Any) -> type:
             return KernelSpecManager(kernel_dirs=[], parent=self)
 
         async def start_kernel(self, **options: Any) -> None:
-            await super().start_kernel(stderr=stderr, **options)
+            env = {**options.pop("env", os.environ), BATCH_VARIABLE: "1"}
+            await super().start_kernel(stderr=stderr, env=env, **options)
 
     return ThisPython
 

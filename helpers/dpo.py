@@ -126,6 +126,9 @@ def train_adapter(
     checkpoints = folder / "checkpoints"
     check = select_pairs(recipe, config, tokenizer, pairs)
     kept = [pairs[index] for index in check.kept]
+    if smoke_steps is not None:
+        # Reference log-probabilities are computed for every pair at once.
+        kept = kept[: smoke_steps * config.effective_batch]
     count = count_dpo_steps(config, len(kept), smoke_steps)
     print(f"DPO: {check}\nDPO: {count}")
     trainer = build_trainer(

@@ -9,7 +9,11 @@ the record too, so the same cells show a recorded run.
 
 from __future__ import annotations
 
+import io
+import os
 import shutil
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +25,8 @@ from helpers.records import disk_errors, read_json, write_json
 from helpers.runs import DATA_DIR, REPO_ROOT, RunDir
 
 MODES = ("auto", "run", "replay")
+BATCH_VARIABLE = "MATHSLM_BATCH"
+PLAIN_SECONDS = 15.0
 Mode = Literal["auto", "run", "replay"]
 # Stage: the stages that it needs.
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -90,6 +96,7 @@ def start(
     path = Path(run_dir)
     if not path.is_absolute():
         path = REPO_ROOT / path
+    calm_progress(recipe)
     session = Session(recipe, RunDir.open(path, recipe), mode)
     print(f"tier {recipe.name}: {recipe.description}")
     print(f"run folder {run_dir}, mode {mode}, seed {recipe.seed}")
@@ -108,6 +115,51 @@ def start(
                     fix='set RUN_MODE = "run", or drop your overrides',
                 )
     return session
+
+
+def calm_progress(recipe: Recipe) -> None:
+    """Bars that stay readable where nobody watches them move.
+
+    A local model loads in a moment, so the libraries' own bars are switched
+    off. In a batch run (``BATCH_VARIABLE`` is set) a bar becomes one plain
+    line every quarter of a minute and one at the end: a saved notebook
+    would show a widget as "0%" for ever.
+    """
+    if (REPO_ROOT / recipe.model.id).is_dir():
+        for library in ("HF_HUB", "HF_DATASETS"):
+            os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
+    if os.environ.get(BATCH_VARIABLE):
+        import tqdm.auto
+
+        tqdm.auto.tqdm = make_plain_bar()
+
+
+def make_plain_bar() -> type:
+    """A tqdm that prints whole lines to standard output, and few."""
+    from tqdm.std import tqdm
+
+    class PlainBar(tqdm):
+        """One line every ``PLAIN_SECONDS``, and one at the end."""
+
+        def __init__(self, *args, **options):
+            self.shown = time.monotonic()
+            super().__init__(*args, **{**options, "file": io.StringIO()})
+
+        def display(self, *args, **options) -> bool:
+            """Print the line when it is due or the last one."""
+            last = self.total is not None and self.n >= self.total
+            if last and self.shown is not None:
+                self.shown = None
+            elif self.shown is None or (
+                time.monotonic() - self.shown < PLAIN_SECONDS
+            ):
+                return False
+            else:
+                self.shown = time.monotonic()
+            print(str(self), flush=True, file=sys.stdout)
+            return True
+
+    return PlainBar
 
 
 def _provide(session: Session, stage: str, use_record: bool) -> None:

@@ -486,7 +486,7 @@ NAMES = {"k": "right", "finished_wrong": "finished, wrong",
          "mean_tokens": "mean tokens"}
 found = {"base": summarize_results(list(before.values()))}
 table = pd.DataFrame(found).loc[list(NAMES)].rename(NAMES)
-table.round(1).astype(object)
+table.round(1).map("{:g}".format)
 
 # %% [markdown]
 # - *cut at the cap* and *no answer* are habits, not arithmetic: training on
@@ -766,7 +766,7 @@ display(Markdown(
 # %%
 found["sft"] = summarize_results(list(after.values()))
 table = pd.DataFrame(found).loc[list(NAMES)].rename(NAMES)
-table.round(1).astype(object)
+table.round(1).map("{:g}".format)
 
 # %% [markdown]
 # - Where *cut* and *no answer* fell, the model settled on a form

@@ -392,7 +392,8 @@ plots.show(figure, (
 def ends(log, key, last=5):
     """First value, and the mean of the last ones."""
     tail = [row[key] for row in log[-last:]]
-    return f"{log[0][key]:.4f}", f"{sum(tail) / len(tail):.4f}"
+    both = log[0][key], sum(tail) / len(tail)
+    return [f"{round(x, 4) + 0:.4f}" for x in both]  # no minus zero
 
 
 keys = ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins",
@@ -417,7 +418,7 @@ table.set_index(["run", "logged"])
 first = logs["dpo"][0]
 for key in ("loss", "rewards/margins", "rewards/accuracies",
             "tie_fraction"):
-    print(f"{key:<20}{first[key]:.4f}")
+    print(f"{key:<20}{abs(first[key]):.4f}")
 
 # %% [markdown]
 # - And a run that has learned next to nothing may show a high one: a margin

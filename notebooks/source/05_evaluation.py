@@ -650,11 +650,12 @@ from helpers.runs import DATA_DIR
 path = DATA_DIR / "measured" / recipe.name / "seeds.json"
 record = read_json(path) if path.is_file() else {"seeds": {}}
 seeds = record["seeds"]
+measured = [t for t in TAGS if all(t in row for row in seeds.values())]
 spread = {
     tag: {f"seed {seed}": proportion(row[tag][MAIN]["k"],
                                      row[tag][MAIN]["n"])
-          for seed, row in seeds.items() if tag in row}
-    for tag in TAGS if seeds
+          for seed, row in seeds.items()}
+    for tag in measured
 }
 if not seeds:
     print(f"no recorded seeds for tier {recipe.name} yet")
