@@ -103,6 +103,6 @@ def require_file(path: Path, command: str, run: RunDir) -> Path:
         raise LabError(
             f"There is no {path}.",
             why="this stage goes on from it",
-            fix=f"make it first: {command} --run-dir {run.path}",
+            fix=f"make it first: {command} --run-dir {run.label}",
         )
     return path

@@ -29,7 +29,13 @@ from helpers.models import load_model, model_path
 from helpers.problems import load_problems
 from helpers.recipes import Recipe, recipe_hash
 from helpers.records import Completion, Problem, write_records
-from helpers.runs import RunDir, hash_file, require_space, resolve_data
+from helpers.runs import (
+    RunDir,
+    hash_file,
+    name_folder,
+    require_space,
+    resolve_data,
+)
 from helpers.sampling import (
     Speed,
     make_requests,
@@ -123,7 +129,7 @@ def _sample_inputs(recipe: Recipe, run: RunDir) -> dict[str, str]:
 def _open_smoke_run(recipe: Recipe, run: RunDir) -> RunDir:
     folder = run.file("smoke", STAGE)
     shutil.rmtree(folder, ignore_errors=True)
-    print(f"Smoke run: everything goes to {folder}.")
+    print(f"Smoke run: everything goes to {name_folder(folder)}.")
     return RunDir.open(folder, recipe)
 
 

@@ -70,7 +70,7 @@ def run_dpo(
         folder, stage = run.file("smoke", tag), nullcontext({})
     else:
         if run.is_done(tag, inputs, force):
-            print(f"DPO is done: {run.file(tag, 'adapter')} is loaded.")
+            print(f"DPO is done: {tag}/adapter is loaded.")
             return run.metrics()[tag]
         folder, stage = run.file(tag), run.stage(tag, inputs)
     pairs = read_records(pairs_path, PairRow)

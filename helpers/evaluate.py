@@ -83,8 +83,8 @@ def load_results(run: RunDir, tag: str, benchmark: str) -> list[Completion]:
     path = run.file("eval", tag, f"{benchmark}.jsonl")
     if not path.is_file():
         raise LabError(
-            f"There are no results of '{tag}' on '{benchmark}' in {run.path}.",
-            fix=f"{command} --run-dir {run.path}",
+            f"{run.label} has no results of '{tag}' on '{benchmark}'.",
+            fix=f"{command} --run-dir {run.label}",
         )
     rows = {row.problem_id: row for row in read_records(path, Completion)}
     problems = load_problems(config.path, config.n)
@@ -94,7 +94,7 @@ def load_results(run: RunDir, tag: str, benchmark: str) -> list[Completion]:
             f"{path} holds {len(problems) - len(missing)} of "
             f"{len(problems)} problems.",
             why="a score over a part would depend on which part it is",
-            fix=f"{command} --run-dir {run.path}",
+            fix=f"{command} --run-dir {run.label}",
         )
     return [rows[p.id] for p in problems]
 
@@ -135,7 +135,7 @@ def _require_model(recipe: Recipe, run: RunDir, tag: str) -> Path:
         option = f" --variant {variant}" if variant else ""
         raise LabError(
             f"There is no merged model '{tag}' at {path}.",
-            fix=f"mathslm merge --model {kind}{option} --run-dir {run.path}",
+            fix=f"mathslm merge --model {kind}{option} --run-dir {run.label}",
         )
     return path
 

@@ -67,7 +67,7 @@ def run_merge(
         "recipe": recipe_hash(recipe, "model"),
     }
     if run.is_done(f"merge/{tag}", inputs, force):
-        print(f"The merge is done: {run.file(tag, 'merged')} is loaded.")
+        print(f"The merge is done: {tag}/merged is loaded.")
         return run.metrics()[f"merge/{tag}"]
     require_space(run.path, 200)
     outputs = [f"{tag}/merged", f"{tag}/merge_fidelity.json"]
@@ -136,12 +136,17 @@ def measure_fidelity(
 ) -> dict[str, Any]:
     """What a merge into another dtype would keep; writes nothing.
 
-    Same keys as :func:`run_merge`.
+    The base is rounded to that dtype first, as in a pipeline that stores
+    every model in it. Same keys as :func:`run_merge`.
     """
     import torch
 
     adapter, base = find_parts(recipe, run, tag)
     model, tokenizer = load_unmerged(recipe, adapter, base)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" not in name:
+                weight.copy_(weight.to(getattr(torch, dtype)))
     fidelity = measure_update(model, getattr(torch, dtype))
     probe = make_probe(recipe, model, tokenizer)
     merged = model.merge_and_unload(safe_merge=True)

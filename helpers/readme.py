@@ -149,7 +149,32 @@ def renew(path: Path) -> str:
     return text
 
 
+def draw_grid(measured: Path = MEASURED) -> Path:
+    """The README's picture of the recorded run."""
+    from helpers import plots
+
+    recipe = load_recipe(measured / "run" / "recipe.yaml")
+    manifest = read_json(measured / "run" / "manifest.json")
+    metrics = read_json(measured / "run" / "metrics.json")
+    figure = plots.plot_accuracy_grid(
+        {
+            label: {
+                name: proportion(row["k"], row["n"])
+                for name, row in metrics[f"evaluate/{tag}"].items()
+            }
+            for tag, label in MODELS.items()
+        },
+        decoding=f"greedy, max_new_tokens = {recipe.evaluate.max_new_tokens}",
+        title="Pocket tier: accuracy by benchmark",
+        note=plots.recorded_on(manifest),
+    )
+    path = measured / "grid.png"
+    path.write_bytes(plots.figure_png(figure))
+    return path
+
+
 if __name__ == "__main__":
+    print(f"drawn: {draw_grid()}")
     for page in RENDERERS:
         write_text(page, renew(page))
         print(f"renewed: {page}")

@@ -90,6 +90,11 @@ class RunDir:
                 fix="choose another --run-dir",
             )
 
+    @property
+    def label(self) -> str:
+        """The folder as messages name it, without this machine's paths."""
+        return name_folder(self.path)
+
     def file(self, *parts: str) -> Path:
         """A path inside the run folder."""
         return self.path.joinpath(*parts)
@@ -220,9 +225,11 @@ def name_folder(path: str | Path) -> str:
     absolute elsewhere; a hub id stays as it is.
     """
     full = Path(path).resolve()
-    if full.is_relative_to(REPO_ROOT) and full.exists():
+    if not Path(path).is_absolute() and not full.exists():
+        return str(path)
+    if full.is_relative_to(REPO_ROOT):
         return full.relative_to(REPO_ROOT).as_posix()
-    return full.as_posix() if full.exists() else str(path)
+    return full.as_posix()
 
 
 def hash_file(path: str | Path) -> str:

@@ -91,7 +91,7 @@ def open_samples(
         return []
     rows = read_records(path, Completion)
     if rows:
-        print(f"{path}: {len(rows)} responses are there, going on.")
+        print(f"{path.name}: {len(rows)} responses are there, going on.")
     return rows
 
 

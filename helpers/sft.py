@@ -61,7 +61,7 @@ def run_sft(
         folder, stage = run.file("smoke", "sft"), nullcontext({})
     else:
         if run.is_done("sft", inputs, force):
-            print(f"SFT is done: {run.file('sft', 'adapter')} is loaded.")
+            print("SFT is done: sft/adapter is loaded.")
             return run.metrics()["sft"]
         folder, stage = run.file("sft"), run.stage("sft", inputs)
     print(f"SFT: {count}")

@@ -7,7 +7,14 @@ import pytest
 from helpers.errors import LabError
 from helpers.recipes import load_recipe
 from helpers.records import read_json
-from helpers.runs import RunDir, hash_file, require_space, resolve_data
+from helpers.runs import (
+    REPO_ROOT,
+    RunDir,
+    hash_file,
+    name_folder,
+    require_space,
+    resolve_data,
+)
 
 
 @pytest.fixture
@@ -96,3 +103,9 @@ def test_hash_sees_names_and_bytes(tmp_path):
     before = hash_file(tmp_path)
     two.write_text("y")
     assert hash_file(tmp_path) != before
+
+
+def test_folders_are_named_without_this_machine(tmp_path):
+    assert name_folder(REPO_ROOT / "runs" / "x") == "runs/x"
+    assert name_folder("someone/a-model") == "someone/a-model"
+    assert name_folder(tmp_path) == tmp_path.resolve().as_posix()

@@ -292,7 +292,7 @@ except LabError as error:
 # %% [markdown]
 # ## 4. A few steps before many
 #
-# - `--smoke-steps 3`: the real code on the real pairs, for three steps
+# - `--smoke-steps 3`: the real code, on the pairs that three steps need
 # - It writes beside the run, not into it, and ends no stage
 # - On a rented machine this is the cheapest insurance there is
 
@@ -304,7 +304,7 @@ took = time.perf_counter() - clock
 print(f"{smoke['steps']} steps in {took:.1f} s, preparation included")
 
 # %% [markdown]
-# - What it proves: pairs, template, reference, memory and disk are in order
+# - What it proves: template, reference, memory and disk are in order
 # - What it cannot prove: that the learning rate is right
 
 # %% [markdown]
@@ -533,25 +533,14 @@ for tag in VARIANTS:
 
 # %% [markdown]
 # - Large models are stored in bf16, before the merge and after it
-# - So we try that as well: round the SFT model first, then merge
+# - `measure_fidelity` tries that: it rounds the SFT model, merges, rounds
+#   again, and writes nothing
 
 # %%
-def merge_in_bf16(tag):
-    """Fidelity of a merge whose base lies in bf16 too."""
-    parts = merge.find_parts(recipe, run, tag)
-    model, tokenizer = merge.load_unmerged(recipe, *parts)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora" not in name:
-                weight.copy_(weight.bfloat16())
-    report = merge.measure_update(model, torch.bfloat16)
-    probe = merge.make_probe(recipe, model, tokenizer)
-    merged = model.merge_and_unload().bfloat16().float()
-    return report | merge.compare_logits(probe, merged)
-
-
 for tag in VARIANTS:
-    reports[f"{tag}, bf16"] = merge_in_bf16(tag)
+    reports[f"{tag}, bf16"] = merge.measure_fidelity(
+        recipe, run, tag, "bfloat16"
+    )
 
 # %% [markdown]
 # - Blue: does the stored change still point the same way?
