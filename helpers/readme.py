@@ -42,7 +42,7 @@ def render_results(measured: Path = MEASURED) -> str:
         )
         text = found.sentence(MODELS[before], MODELS[after], main)
         lines.append(f"- {text}")
-    lines += _render_seeds(measured, main)
+    lines += _render_seeds(measured, main) + _render_speed(measured)
     manifest = read_json(run / "manifest.json")
     lines.append(
         f"- Recorded {manifest['created'][:10]} on {manifest['processor']}, "
@@ -67,7 +67,32 @@ def _render_seeds(measured: Path, main: str) -> list[str]:
         text = ", ".join(f"{s['k']}/{s['n']}" for s in scores)
         parts.append(f"{label} {text}")
     names = ", ".join(sorted(seeds))
-    return [f"- Seeds {names} on {main}: {'; '.join(parts)}."]
+    lines = [f"- Seeds {names} on {main}: {'; '.join(parts)}."]
+    sets = list(next(iter(seeds.values()))["sft"])
+    changes = []
+    for name in sets:
+        points = []
+        for seed in sorted(seeds):
+            sft, dpo = seeds[seed]["sft"][name], seeds[seed]["dpo"][name]
+            points.append(f"{100 * (dpo['k'] - sft['k']) / sft['n']:+.1f}")
+        changes.append(f"{name} {', '.join(points)}")
+    text = "; ".join(changes)
+    return [
+        *lines,
+        f"- What DPO adds to SFT varies: points in these seeds: {text}.",
+    ]
+
+
+def _render_speed(measured: Path) -> list[str]:
+    path = measured / "bench_sampling.json"
+    if not path.is_file():
+        return []
+    found = read_json(path)
+    return [
+        f"- Sampling: {found['ratio by wall_s']:.1f} times the tokens per "
+        "second of plain `model.generate`, same prompts and batch size "
+        f"{found['batch']}, same run (`tests/benchmarks/bench_sampling.py`)."
+    ]
 
 
 def render_timings(measured: Path = MEASURED) -> str:
