@@ -19,25 +19,31 @@ from helpers.records import disk_errors, read_json, write_json, write_text
 from helpers.runs import RunDir, hash_file
 
 LINEAGE = "lineage.json"  # in a merged model: hashes of its parts
+STAMP = "inputs.json"  # beside checkpoints: hashes of what they depend on
 HASH_WHOLE_BELOW = 1 << 28  # bytes: larger weight files count by size only
 
 
 def prepare_checkpoints(
     folder: Path, inputs: Mapping[str, str], force: bool = False
 ) -> str | None:
-    """The checkpoint to go on from, or None; foreign ones are removed.
+    """The checkpoint to go on from, or None.
 
     A checkpoint counts when it is complete (its trainer state is written
     last) and was made from the same inputs.
+
+    Args:
+        folder: ``<run folder>/<tag>/checkpoints``.
+        force: start anew; what is there is moved to ``old/`` of the run.
+
+    Raises:
+        LabError: there are checkpoints of other inputs, and no ``force``.
     """
-    stamp = folder / "inputs.json"
+    refuse_foreign(folder, inputs, force)
     with disk_errors(folder):
-        if folder.exists():
-            same = stamp.is_file() and read_json(stamp) == dict(inputs)
-            if force or not same:
-                shutil.rmtree(folder)
+        if force and any(folder.glob("checkpoint-*")):
+            _set_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
-    write_json(stamp, dict(inputs))
+    write_json(folder / STAMP, dict(inputs))
     done = [
         path
         for path in folder.glob("checkpoint-*")
@@ -48,6 +54,36 @@ def prepare_checkpoints(
     last = max(done, key=lambda path: int(path.name.rpartition("-")[2]))
     print(f"Going on from {last}.")
     return str(last)
+
+
+def refuse_foreign(
+    folder: Path, inputs: Mapping[str, str], force: bool = False
+) -> None:
+    """LabError when ``folder`` holds checkpoints of other inputs.
+
+    With ``force`` nothing is refused.
+    """
+    begun = sorted(path.name for path in folder.glob("checkpoint-*"))
+    stamp = folder / STAMP
+    have = read_json(stamp) if stamp.is_file() else {}
+    if force or not begun or have == dict(inputs):
+        return
+    keys = sorted({*have, *inputs})
+    differ = [key for key in keys if have.get(key) != inputs.get(key)]
+    raise LabError(
+        f"{folder} holds {', '.join(begun)} of a training with other inputs "
+        f"(changed: {', '.join(differ)}).",
+        why="going on from there would mix two experiments",
+        fix="choose another --run-dir, or add --force to set them aside",
+    )
+
+
+def _set_aside(folder: Path) -> None:
+    tag, old, number = folder.parent, folder.parents[1] / "old", 1
+    while (target := old / f"{number}-{tag.name}-begun").exists():
+        number += 1
+    target.mkdir(parents=True)
+    shutil.move(folder, target / folder.name)
 
 
 def drop_checkpoints(folder: Path) -> None:
@@ -75,7 +111,7 @@ def fingerprint_model(path: str | Path, revision: str | None = None) -> str:
     """
     folder = Path(path)
     if not folder.is_dir():
-        return f"{path}@{revision or 'main'}"
+        return f"{folder.as_posix()}@{revision or 'main'}"
     if (folder / LINEAGE).is_file():
         return hash_file(folder / LINEAGE)
     files = sorted(p for p in folder.rglob("*") if p.is_file())
@@ -91,10 +127,32 @@ def find_harvest(run: RunDir, name: str, smoke: bool = False) -> Path:
     Raises:
         LabError: it is not there; names the command that makes it.
     """
-    path, trial = run.file(name), run.file("smoke", name)
+    path, trial = run.file(name), run.file("smoke", "distill", name)
     if smoke and trial.exists() and not path.exists():
         return trial
     return require_file(path, "mathslm distill", run)
+
+
+def require_current_merge(run: RunDir, tag: str) -> None:
+    """LabError when ``<tag>/merged`` is of another adapter than is there.
+
+    Where one of the two is absent there is nothing to compare.
+    """
+    lineage = run.file(tag, "merged", LINEAGE)
+    adapter = run.file(tag, "adapter")
+    if not lineage.is_file() or not adapter.exists():
+        return
+    if read_json(lineage).get("adapter") == hash_file(adapter):
+        return
+    kind, _, variant = tag.partition("-")
+    option = f" --variant {variant}" if variant else ""
+    raise LabError(
+        f"{tag}/merged in {run.label} was made from another adapter than "
+        f"{tag}/adapter.",
+        why="the adapter was trained again after the merge",
+        fix=f"mathslm merge --model {kind}{option} --run-dir {run.label} "
+        "--force",
+    )
 
 
 def require_file(path: Path, command: str, run: RunDir) -> Path:

@@ -20,7 +20,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from helpers.errors import LabError, did_you_mean
-from helpers.recipes import Recipe, load_recipe
+from helpers.recipes import Recipe, list_recipes, load_recipe
 from helpers.runs import RunDir
 
 DEFAULT_TIER = "pocket"
@@ -170,9 +170,8 @@ def distill(
 ) -> None:
     """Sample and grade completions; keep the right ones and the pairs."""
     recipe, run = open_run(tier, run_dir, sets)
-    done = call_stage(
-        "distill", recipe, run, force=force, smoke_steps=smoke_steps
-    )
+    options = {"force": force, "smoke_steps": smoke_steps}
+    done = call_stage("distill", recipe, run, **options)
     show_metrics("distill", done, run)
 
 
@@ -196,14 +195,18 @@ def merge(
     run_dir: RunFolder = None,
     sets: Sets = None,
     model: Annotated[
-        Literal["sft", "dpo"], typer.Option(help="Which adapter to merge.")
-    ] = "sft",
+        Literal["sft", "dpo"] | None,
+        typer.Option(help="Default: sft; with --variant: dpo."),
+    ] = None,
     variant: Variant = None,
     force: Force = False,
 ) -> None:
     """Add an adapter to its base weights and prove that nothing was lost."""
+    if model == "sft" and variant:
+        fix = "leave out --variant, or choose --model dpo"
+        raise LabError("Variants are of DPO, not of --model sft.", fix=fix)
     recipe, run = open_run(tier, run_dir, sets)
-    tag = model if variant is None else dpo_tag(recipe, variant)
+    tag = dpo_tag(recipe, variant) if variant else model or "sft"
     done = call_stage("merge", recipe, run, tag, force=force)
     show_metrics(f"merge {tag}", done, run)
 
@@ -220,14 +223,8 @@ def dpo(
     """Train on the preference pairs, from the merged SFT model."""
     recipe, run = open_run(tier, run_dir, sets)
     tag = dpo_tag(recipe, variant)
-    done = call_stage(
-        "dpo",
-        recipe,
-        run,
-        variant=variant,
-        force=force,
-        smoke_steps=smoke_steps,
-    )
+    options = {"force": force, "smoke_steps": smoke_steps}
+    done = call_stage("dpo", recipe, run, variant=variant, **options)
     show_metrics(tag, done, run)
 
 
@@ -256,9 +253,8 @@ def evaluate(
     check_words("model", tags, ["base", "sft", "dpo", *variants])
     known = [b.name for b in recipe.evaluate.benchmarks]
     check_words("benchmark", benchmark or (), known)
-    call_stage(
-        "evaluate", recipe, run, tags, benchmarks=benchmark, force=force
-    )
+    options = {"benchmarks": benchmark, "force": force}
+    call_stage("evaluate", recipe, run, tags, **options)
     show_scores(run, tags)
 
 
@@ -330,6 +326,8 @@ def course(
 
     recipe, folder = load_setup(tier, run_dir, sets)
     parameters = read_parameters(parameter or ())
+    if tier is None and recipe.name not in list_recipes():
+        tier = str(folder / "recipe.yaml")  # a recipe of the user's own
     page = run_course(
         tier or recipe.name,
         folder,

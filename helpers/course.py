@@ -21,7 +21,7 @@ from rich.console import Console
 
 from helpers.errors import LabError, did_you_mean
 from helpers.progress import CellProgress
-from helpers.recipes import load_recipe
+from helpers.recipes import is_file_name, load_recipe
 from helpers.records import read_json, write_json
 from helpers.runs import REPO_ROOT, RunDir, name_folder
 from helpers.session import BATCH_VARIABLE
@@ -78,7 +78,8 @@ def run_course(
     seed = [f"seed={given['SEED']}"] if "SEED" in given else []
     run = RunDir.open(run_dir, load_recipe(tier, [*overrides, *seed]))
     given |= {
-        "TIER": tier,
+        # A kernel starts in the clone's root, not where this was called.
+        "TIER": name_folder(tier) if is_file_name(tier) else tier,
         "RUN_DIR": name_folder(run.path),
         "OVERRIDES": overrides,
     }

@@ -23,8 +23,11 @@ from helpers.checkpoints import (
     fingerprint_model,
     prepare_checkpoints,
     read_losses,
+    refuse_foreign,
+    require_current_merge,
     require_file,
 )
+from helpers.errors import LabError
 from helpers.recipes import Recipe, recipe_hash
 from helpers.recipes.schema import DpoConfig
 from helpers.records import PairRow, read_records
@@ -73,7 +76,14 @@ def run_dpo(
             print(f"DPO is done: {tag}/adapter is loaded.")
             return run.metrics()[tag]
         folder, stage = run.file(tag), run.stage(tag, inputs)
+        refuse_foreign(folder / "checkpoints", inputs, force)
     pairs = read_records(pairs_path, PairRow)
+    if not pairs:
+        raise LabError(
+            f"{pairs_path} holds no pairs.",
+            why="no problem has both a right and a wrong finished answer",
+            fix="distill more problems or more samples each",
+        )
     with stage as record:
         metrics = train_adapter(
             recipe, config, base, pairs, folder, inputs, force, smoke_steps
@@ -91,6 +101,7 @@ def find_base(recipe: Recipe, run: RunDir, smoke: bool) -> Path:
     if smoke and not merged.exists():
         print("There is no merged SFT model yet: the smoke run uses the base.")
         return model_path(recipe, run, "base")
+    require_current_merge(run, "sft")
     return require_file(merged, "mathslm merge --model sft", run)
 
 

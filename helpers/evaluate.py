@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import stats
-from helpers.checkpoints import fingerprint_model
+from helpers.checkpoints import fingerprint_model, require_current_merge
 from helpers.engines import Engine, make_engine
 from helpers.errors import LabError, did_you_mean
 from helpers.grading import GRADER_VERSION
@@ -52,7 +52,8 @@ def run_evaluate(
     Args:
         tags: base, sft, dpo or dpo-<variant>.
         benchmarks: names from the recipe; None for all of them.
-        force: set old results aside and score again.
+        force: set a model's old results aside and score it again, on all
+            benchmarks that it had been scored on.
 
     Returns:
         ``{tag: {benchmark: {k, n, truncated_wrong, finished_wrong,
@@ -137,6 +138,7 @@ def _require_model(recipe: Recipe, run: RunDir, tag: str) -> Path:
             f"There is no merged model '{tag}' at {path}.",
             fix=f"mathslm merge --model {kind}{option} --run-dir {run.label}",
         )
+    require_current_merge(run, tag)
     return path
 
 
@@ -167,6 +169,17 @@ def _read_stage_inputs(run: RunDir, stage: str) -> dict[str, str]:
     return read_json(path)["inputs"] if path.is_file() else {}
 
 
+def _load_earlier(
+    recipe: Recipe, earlier: dict[str, str]
+) -> dict[str, list[Problem]]:
+    """The problems of the benchmarks that a stage's inputs name."""
+    return {
+        b.name: load_problems(b.path, b.n)
+        for b in recipe.evaluate.benchmarks
+        if f"benchmark {b.name}" in earlier
+    }
+
+
 def _evaluate_model(
     recipe: Recipe,
     run: RunDir,
@@ -177,22 +190,25 @@ def _evaluate_model(
 ) -> dict[str, Any]:
     stage = f"evaluate/{tag}"
     common = _describe_inputs(recipe, path)
-    earlier = {} if force else _read_stage_inputs(run, stage)
+    earlier, asked = _read_stage_inputs(run, stage), list(sets)
+    if force:
+        # Scores of before and after must not stand side by side.
+        sets = _load_earlier(recipe, earlier) | sets
     inputs = common | _describe_benchmarks(recipe, {*sets, *earlier})
     # Other benchmarks than last time extend the stage; a change is refused.
-    extends = earlier.items() < inputs.items()
+    extends = not force and earlier.items() < inputs.items()
     if not extends and run.is_done(stage, inputs, force):
         print(f"{stage}: done with these inputs, loaded.")
         saved = run.metrics()[stage]
-        return {name: saved[name] for name in sets}
-    saved = run.metrics()[stage] if earlier and extends else {}
+        return {name: saved[name] for name in asked}
+    saved = run.metrics().get(stage, {}) if earlier and not force else {}
     with run.stage(stage, inputs) as record:
         scores = _score_sets(recipe, run, tag, path, sets, common, force)
         names = [b.name for b in recipe.evaluate.benchmarks]
         merged = saved | scores
         record["metrics"] = {n: merged[n] for n in names if n in merged}
         record["outputs"] = [_result_name(tag, n) for n in record["metrics"]]
-    return scores
+    return {name: scores[name] for name in asked}
 
 
 def _score_sets(

@@ -7,14 +7,21 @@ erased by its own merge: ``merge_fidelity.json`` says how much survived.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.checkpoints import LINEAGE, fingerprint_model, require_file
+from helpers.checkpoints import (
+    LINEAGE,
+    fingerprint_model,
+    require_current_merge,
+    require_file,
+)
 from helpers.errors import LabError
+from helpers.problems import load_problems
 from helpers.recipes import Recipe, recipe_hash
 from helpers.records import disk_errors, write_json
 from helpers.runs import RunDir, hash_file, require_space, resolve_data
@@ -57,7 +64,8 @@ def run_merge(
         greedy_total tokens, dtype.
 
     Raises:
-        LabError: no such tag, or no adapter to merge.
+        LabError: no such tag, no adapter to merge, no dev problems, or a
+            base that was merged from an earlier adapter.
     """
     adapter, base = find_parts(recipe, run, tag)
     inputs = {
@@ -70,6 +78,7 @@ def run_merge(
         print(f"The merge is done: {tag}/merged is loaded.")
         return run.metrics()[f"merge/{tag}"]
     require_space(run.path, 200)
+    load_problems(recipe.data.dev)  # refused before a model is loaded
     outputs = [f"{tag}/merged", f"{tag}/merge_fidelity.json"]
     with run.stage(f"merge/{tag}", inputs) as record:
         fidelity = merge_and_save(recipe, run, tag, inputs)
@@ -94,6 +103,7 @@ def find_parts(recipe: Recipe, run: RunDir, tag: str) -> tuple[Path, Path]:
     if kind == "sft":
         return adapter, model_path(recipe, run, "base")
     merged = model_path(recipe, run, "sft")
+    require_current_merge(run, "sft")
     return adapter, require_file(merged, "mathslm merge --model sft", run)
 
 
@@ -124,8 +134,12 @@ def merge_and_save(
     saved, _ = load_exact(recipe, partial)
     fidelity |= compare_logits(probe, saved)
     fidelity["dtype"] = recipe.model.dtype
+    # Windows renames no file that a loaded model still maps.
+    del saved
+    gc.collect()
     with disk_errors(target):
-        shutil.rmtree(target, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(target)
         os.replace(partial, target)
     write_json(run.file(tag, "merge_fidelity.json"), fidelity)
     return fidelity
@@ -224,7 +238,6 @@ def make_probe(recipe: Recipe, model: Any, tokenizer: Any) -> Probe:
     """Let the unmerged model answer the first dev problems greedily."""
     import torch
 
-    from helpers.problems import load_problems
     from helpers.prompts import render_prompt
 
     problems = load_problems(recipe.data.dev)[:PROBE_PROMPTS]

@@ -86,31 +86,30 @@ def iter_records(path: str | Path, kind: type[R]) -> Iterator[R]:
     """Yield the records of a JSONL file, checked one line at a time.
 
     Raises:
-        LabError: file missing, not UTF-8, a line that is no JSON object or
-            lacks a field. A last line without its newline that does not
-            parse is dropped with a warning instead: a killed run tore it.
+        LabError: file missing, a line that is not UTF-8, is no JSON object
+            or lacks a field. A last line without its newline that cannot be
+            read is dropped with a warning instead: a killed run tore it.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         raise LabError(
             f"There is no file {path}.",
             fix="run the stage that writes it, or check the path",
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise LabError(
             f"Cannot read {path}: {error}",
             fix="it must be a UTF-8 file of one JSON object a line",
         ) from None
-    lines = text.split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         torn = number == len(lines)
         try:
-            data = json.loads(line)
-        except json.JSONDecodeError as error:
+            data = json.loads(line.decode("utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             if torn:
                 warnings.warn(
                     f"{path}:{number}: the last line was torn by a killed "
@@ -118,8 +117,13 @@ def iter_records(path: str | Path, kind: type[R]) -> Iterator[R]:
                     stacklevel=2,
                 )
                 return
+            wrong = (
+                f"not UTF-8: {error.reason}"
+                if isinstance(error, UnicodeDecodeError)
+                else f"not JSON: {error.msg}"
+            )
             raise LabError(
-                f"{path}:{number} is not JSON: {error.msg}.",
+                f"{path}:{number} is {wrong}.",
                 fix="mend or delete that line, then start again",
             ) from None
         yield _validate(kind, data, path, number)
@@ -152,7 +156,10 @@ def write_records(path: str | Path, rows: Iterable[BaseModel]) -> int:
 
 
 def append_records(path: str | Path, rows: Iterable[BaseModel]) -> None:
-    """Append rows and flush them to disk; a torn last line is cut first."""
+    """Append rows and flush them to disk; a torn last line is cut first.
+
+    A whole last line that only lacks its newline is kept.
+    """
     path = Path(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,9 +179,21 @@ def _cut_torn_line(file) -> None:
     if file.read(1) == b"\n":
         return
     file.seek(0)
-    keep = file.read().rfind(b"\n") + 1
-    file.truncate(keep)
+    text = file.read()
+    keep = text.rfind(b"\n") + 1
+    if _is_json(text[keep:]):
+        file.write(b"\n")
+    else:
+        file.truncate(keep)
     file.seek(0, os.SEEK_END)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line.decode("utf-8"))
+    except ValueError:
+        return False
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -183,7 +202,7 @@ def write_text(path: str | Path, text: str) -> None:
     temporary = path.with_name(path.name + ".partial")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
         os.replace(temporary, path)
 
 

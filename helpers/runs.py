@@ -62,12 +62,17 @@ class RunDir:
                 why="it does not look like a run folder",
                 fix="choose another --run-dir",
             )
-        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-        if not stored.is_file() or stored.read_text() != text:
-            write_text(stored, text)
+        if not stored.is_file():
+            run.save_recipe()
         if not (run.path / "manifest.json").is_file():
             write_json(run.path / "manifest.json", describe_machine(recipe))
         return run
+
+    def save_recipe(self) -> None:
+        """Write ``recipe.yaml``: what the latest stage was made with."""
+        data = self.recipe.model_dump(mode="json")
+        text = yaml.safe_dump(data, sort_keys=False)
+        write_text(self.file("recipe.yaml"), text)
 
     def _check_same_recipe(self, stored: Path) -> None:
         try:
@@ -137,7 +142,8 @@ class RunDir:
         """Time a stage; on success record inputs, outputs and seconds.
 
         Yields a dict: put ``outputs`` (paths relative to the folder) and any
-        ``metrics`` in it. Nothing is recorded when the body raises.
+        ``metrics`` in it. Nothing is recorded when the body raises; the
+        folder's ``recipe.yaml`` is that of its latest finished stage.
         """
         record: dict[str, Any] = {"outputs": [], "metrics": {}}
         started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -153,6 +159,7 @@ class RunDir:
         )
         self._add_metrics(name, metrics)
         self._add_to_ledger(name, started, seconds)
+        self.save_recipe()
         write_json(self._stage_file(name), record)
 
     def metrics(self) -> dict[str, Any]:
@@ -233,8 +240,17 @@ def name_folder(path: str | Path) -> str:
 
 
 def hash_file(path: str | Path) -> str:
-    """Short SHA-256 of a file's bytes, or of a folder's files in order."""
+    """Short SHA-256 of a file's bytes, or of a folder's files in order.
+
+    Raises:
+        LabError: there is no such file or folder.
+    """
     path, digest = Path(path), hashlib.sha256()
+    if not path.exists():
+        raise LabError(
+            f"There is no file or folder {path}.",
+            fix="check the path, or run the stage that writes it",
+        )
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     for item in files:
         if item.is_file():

@@ -111,7 +111,8 @@ def start(
                 raise LabError(
                     f"No recorded '{stage}' fits this recipe.",
                     why="a record is replayed only with the settings, model "
-                    "and problems it was made with",
+                    "and problems it was made with, and never over work "
+                    "that the run folder holds",
                     fix='set RUN_MODE = "run", or drop your overrides',
                 )
     return session
@@ -126,8 +127,7 @@ def calm_progress(recipe: Recipe) -> None:
     would show a widget as "0%" for ever.
     """
     if (REPO_ROOT / recipe.model.id).is_dir():
-        for library in ("HF_HUB", "HF_DATASETS"):
-            os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if os.environ.get(BATCH_VARIABLE):
         import tqdm.auto
 
@@ -163,11 +163,20 @@ def make_plain_bar() -> type:
 
 
 def _provide(session: Session, stage: str, use_record: bool) -> None:
-    """Find a stage's output, else copy the record, else compute it."""
+    """Find a stage's output, else copy the record, else compute it.
+
+    Raises:
+        LabError: no such stage, or the folder's was made from other inputs.
+    """
     if stage not in NEEDS:
         raise LabError(f"There is no stage '{stage}'.")
     if _stage_file(session.run.path, stage).is_file():
         print(f"  {stage}: found in the run folder")
+        # What it was made from is compared, so that must be there too.
+        for earlier in NEEDS[stage]:
+            if not _stage_file(session.run.path, earlier).is_file():
+                _provide(session, earlier, use_record)
+        compute_stage(session.run, stage)
         return
     if use_record and _take_recorded(session.run, stage):
         print(f"  {stage}: taken from the recorded run")
@@ -205,7 +214,10 @@ def compute_stage(run: RunDir, stage: str) -> None:
 
 
 def _take_recorded(run: RunDir, stage: str) -> bool:
-    """Copy a stage from the shipped record when its settings are ours."""
+    """Copy a stage from the shipped record when its settings are ours.
+
+    Not over work that was begun here: that is gone on with instead.
+    """
     source = DATA_DIR / "measured" / run.recipe.name / "run"
     record_file = _stage_file(source, stage)
     if _stage_file(run.path, stage).is_file():
@@ -213,6 +225,8 @@ def _take_recorded(run: RunDir, stage: str) -> bool:
     if not record_file.is_file() or not _same_recipe(source, run.recipe):
         return False
     record = read_json(record_file)
+    if any(run.file(name).exists() for name in record["outputs"]):
+        return False
     manifest = read_json(source / "manifest.json")
     with disk_errors(run.path):
         for name in record["outputs"]:
@@ -225,6 +239,7 @@ def _take_recorded(run: RunDir, stage: str) -> bool:
         "machine": f"{manifest['processor']}, {manifest['cores']} cores",
     }
     write_json(_stage_file(run.path, stage), record)
+    run.save_recipe()
     return True
 
 

@@ -21,6 +21,7 @@ from helpers.checkpoints import (
     fingerprint_model,
     prepare_checkpoints,
     read_losses,
+    refuse_foreign,
 )
 from helpers.errors import LabError
 from helpers.recipes import Recipe, recipe_hash
@@ -64,6 +65,7 @@ def run_sft(
             print("SFT is done: sft/adapter is loaded.")
             return run.metrics()["sft"]
         folder, stage = run.file("sft"), run.stage("sft", inputs)
+        refuse_foreign(folder / "checkpoints", inputs, force)
     print(f"SFT: {count}")
     with stage as record:
         metrics = train_adapter(

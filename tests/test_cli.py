@@ -63,6 +63,7 @@ def test_every_command_has_help(run_cli, stage):
         ("dpo --variant publishd", "Did you mean 'published'?"),
         ("merge --variant nosuch", "no DPO variant 'nosuch'"),
         ("merge --model foo", "--model"),
+        ("merge --model sft --variant published", "Variants are of DPO"),
         ("evaluate --model dp", "Did you mean 'dpo'?"),
         ("evaluate --benchmark esy", "Did you mean 'easy'?"),
         ("report", "There is no run in"),
@@ -161,6 +162,28 @@ def test_a_run_folder_keeps_its_own_recipe(run_cli, calls, tmp_path):
 def test_merge_names_its_adapter(run_cli, calls, arguments, stage, tag):
     assert run_cli(*arguments.split()).exit_code == 0
     assert calls[0][0] == stage and calls[0][1][2] == tag
+
+
+@pytest.mark.parametrize(
+    ("name", "tier"), [("seven", "seven/recipe.yaml"), ("pocket", "pocket")]
+)
+def test_course_takes_the_run_folders_own_recipe(
+    run_cli, monkeypatch, tmp_path, name, tier
+):
+    from pathlib import Path
+
+    from helpers import course
+
+    seen = []
+
+    def record(*args, **options):
+        seen.append(args)
+
+    monkeypatch.setattr(course, "run_course", record)
+    RunDir.open(tmp_path / name, load_recipe("pocket", [f"name={name}"]))
+    assert run_cli("course", "--run-dir", name).exit_code == 0
+    ((asked, _),) = seen
+    assert Path(asked).as_posix() == tier
 
 
 def test_evaluate_prints_scores_with_their_interval(run_cli, calls, tmp_path):

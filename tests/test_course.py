@@ -274,6 +274,26 @@ def test_run_folder_is_named_relative_inside_the_clone(tmp_path):
     assert Path(course.name_folder(tmp_path)) == tmp_path.resolve()
 
 
+def test_a_recipe_file_is_named_so_that_a_kernel_finds_it(
+    notebooks, tmp_path, monkeypatch
+):
+    """A kernel starts in the clone's root, wherever the course was called."""
+    (tmp_path / "mine.yaml").write_text("extends: pocket\nname: mine\n")
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    def stop(source, target, parameters, console):
+        seen.append(parameters["TIER"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(course, "run_notebook", stop)
+    with pytest.raises(KeyboardInterrupt):
+        course.run_course(
+            "mine.yaml", tmp_path / "run", last="01", folder=notebooks
+        )
+    assert seen == [(tmp_path / "mine.yaml").resolve().as_posix()]
+
+
 seconds = st.floats(0.01, 1e5)
 
 

@@ -43,6 +43,15 @@ def change(tmp_path, *overrides):
     return load_recipe(tmp_path / "tiny.yaml", (*FAST, *overrides))
 
 
+def test_no_pairs_are_refused_before_a_model_loads(
+    recipe, run, pairs, monkeypatch
+):
+    run.file("pairs.jsonl").write_text("")
+    monkeypatch.delattr(dpo, "train_adapter")
+    with pytest.raises(LabError, match=r"pairs\.jsonl holds no pairs"):
+        dpo.run_dpo(recipe, run)
+
+
 def make_trainer(recipe, run, tokenizer, pairs):
     from helpers.models import load_model
 

@@ -160,6 +160,40 @@ def test_benchmarks_can_be_run_one_by_one(tiny_recipe, run, problems):
     assert run.file("eval", "base", "second.jsonl").read_bytes() == before
 
 
+def test_force_on_one_benchmark_scores_them_all_again(
+    tiny_recipe, run, problems
+):
+    path = run.path.parent / "second.jsonl"
+    write_records(path, problems[8:])
+    recipe = add_benchmark(tiny_recipe, path)
+    evaluate.run_evaluate(recipe, run, ("base",))
+    longer = recipe.evaluate.model_copy(update={"max_new_tokens": 3})
+    recipe = recipe.model_copy(update={"evaluate": longer})
+    again = evaluate.run_evaluate(
+        recipe, run, ("base",), benchmarks=["bench"], force=True
+    )
+    assert list(again["base"]) == ["bench"]
+    stored = run.metrics()["evaluate/base"]
+    assert list(stored) == ["bench", "second"]
+    assert all(row["mean_tokens"] <= 3 for row in stored.values())
+    assert len(list(run.file("old").rglob("*.jsonl"))) == 2
+    both = evaluate.run_evaluate(recipe, run, ("base",))
+    assert both["base"] == stored
+
+
+def test_a_deleted_result_file_does_not_drop_the_other(
+    tiny_recipe, run, problems
+):
+    path = run.path.parent / "second.jsonl"
+    write_records(path, problems[8:])
+    recipe = add_benchmark(tiny_recipe, path)
+    both = evaluate.run_evaluate(recipe, run, ("base",))
+    run.file("eval", "base", "bench.jsonl").unlink()
+    evaluate.run_evaluate(recipe, run, ("base",), benchmarks=["bench"])
+    assert run.metrics()["evaluate/base"] == both["base"]
+    assert len(read_lines(run)) == 8
+
+
 def test_a_changed_problem_file_is_refused(tiny_recipe, run, problems):
     evaluate.run_evaluate(tiny_recipe, run, ("base",))
     write_records(tiny_recipe.evaluate.benchmarks[0].path, problems[4:])

@@ -63,6 +63,41 @@ def test_second_merge_is_loaded(tiny_recipe, adapted, capsys):
     assert "is loaded" in capsys.readouterr().out
 
 
+def test_a_merge_of_an_earlier_adapter_is_not_used(
+    tiny_recipe, adapted, loaded
+):
+    from helpers import dpo, evaluate
+
+    merge.run_merge(tiny_recipe, adapted, "sft")
+    dpo.find_base(tiny_recipe, adapted, smoke=False)
+    save_adapter(loaded[0], adapted.file("dpo", "adapter"), scale=0.05)
+    save_adapter(loaded[0], adapted.file("sft", "adapter"), scale=0.07)
+    for use in (
+        lambda: dpo.find_base(tiny_recipe, adapted, smoke=False),
+        lambda: merge.run_merge(tiny_recipe, adapted, "dpo"),
+        lambda: evaluate.run_evaluate(tiny_recipe, adapted, ("sft",)),
+    ):
+        with pytest.raises(LabError, match="merge --model sft .*--force"):
+            use()
+    merge.run_merge(tiny_recipe, adapted, "sft", force=True)
+    dpo.find_base(tiny_recipe, adapted, smoke=False)
+
+
+@pytest.mark.parametrize("text", [None, ""])
+def test_missing_dev_problems_are_refused_before_a_model_loads(
+    tiny_recipe, adapted, monkeypatch, text
+):
+    from pathlib import Path
+
+    dev = Path(tiny_recipe.data.dev)
+    dev.unlink()
+    if text is not None:
+        dev.write_text(text)
+    monkeypatch.delattr(merge, "load_unmerged")
+    with pytest.raises(LabError, match="bench.jsonl"):
+        merge.run_merge(tiny_recipe, adapted, "sft")
+
+
 def test_timid_update_is_erased_by_bf16_and_a_strong_one_is_not(
     tiny_recipe, run, loaded
 ):

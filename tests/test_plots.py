@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 import struct
+import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +16,7 @@ from matplotlib.figure import Figure
 
 from helpers import plots
 from helpers.plots.style import MODEL_COLOURS, SPARE_COLOURS, colours_for
+from helpers.plots.training import smooth
 
 NOTE = "recorded on 2020-01-02 · tier pocket"
 
@@ -77,6 +81,15 @@ def figures() -> dict[str, Figure]:
     return draw_all()
 
 
+@pytest.fixture
+def shell():
+    """display() needs a shell; without one it only prints."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    yield InteractiveShell.instance()
+    InteractiveShell.clear_instance()
+
+
 def all_text(figure: Figure) -> str:
     from matplotlib.text import Text
 
@@ -115,14 +128,53 @@ def test_loss_skips_rows_without_a_loss(figures):
     assert list(line.get_ydata()) == [row["loss"] for row in LOGS["dpo"][:8]]
 
 
+def drawn_values(ax) -> list[list[float]]:
+    return [list(line.get_ydata()) for line in ax.lines]
+
+
 def test_dpo_shows_margin_ties_and_accuracy(figures):
-    left, right = figures["dpo"].axes
-    drawn = [list(line.get_ydata()) for line in left.lines]
-    assert [row["rewards/margins"] for row in LOGS["dpo"][:8]] in drawn
-    levels = {
-        line.get_ydata()[0] for line in right.lines if len(line.get_ydata())
+    left, upper, lower = figures["dpo"].axes
+    margins = [row["rewards/margins"] for row in LOGS["dpo"][:8]]
+    assert margins in drawn_values(left)
+    assert {y for ys in drawn_values(upper) for y in ys} == {0.5}
+    for ys in drawn_values(lower):
+        assert ys == pytest.approx([0.2] * 8)
+
+
+def test_smooth_is_the_mean_of_the_last_values():
+    values = [float(i) for i in range(30)]
+    found = smooth(values, window=10)
+    for i, mean in enumerate(found):
+        assert mean == pytest.approx(
+            statistics.fmean(values[max(0, i - 9) : i + 1])
+        )
+    # one ragged last step moves the line by a tenth of its distance
+    assert smooth([1.0] * 20 + [0.0])[-1] == pytest.approx(0.9)
+    assert smooth([]) == []
+
+
+def test_merge_bars_and_labels_fit_without_a_warning():
+    reports = {
+        "dpo-published, merged in the recipe's format": {
+            "cosine": 0.1,
+            "norm_kept": 7.5,
+        },
+        "dpo-published, bf16": {"cosine": -0.2, "norm_kept": 1.1},
     }
-    assert levels == {0.2, 0.5}
+    figure = plots.plot_merge_fidelity(reports, note=NOTE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots.figure_png(figure)
+        figure.axes[0].set_xlim(0, 0.5)  # a reader may set other limits
+        plots.figure_png(figure)
+    ax = plots.plot_merge_fidelity(reports).axes[0]
+    low, high = ax.get_xlim()
+    ends = [bar.get_x() + bar.get_width() for bar in ax.patches]
+    assert low < min(ends) and max(ends) < high
+    box = figure.bbox
+    figure.draw_without_rendering()
+    for label in figure.axes[0].get_yticklabels():
+        assert label.get_window_extent().x0 >= box.x0
 
 
 def test_paired_shows_the_four_counts(figures):
@@ -139,6 +191,20 @@ def test_course_map_names_all_notebooks(figures):
     assert [s.key for s in plots.COURSE_STEPS] == [
         f"{i:02d}" for i in range(8)
     ]
+
+
+def test_course_map_marks_what_this_version_lacks():
+    here = Path(__file__).resolve().parent.parent / "notebooks"
+    present = {p.name[:2] for p in here.glob("[0-9][0-9]_*.ipynb")}
+    ax = plots.plot_course_map().axes[0]
+    dashed = {
+        step.key
+        for step, box in zip(plots.COURSE_STEPS, ax.patches, strict=False)
+        if box.get_linestyle() in ("--", "dashed")
+    }
+    assert dashed == {s.key for s in plots.COURSE_STEPS} - present
+    said = [t.get_text() for t in ax.texts].count("not in this version")
+    assert said == len(dashed)
 
 
 def test_empty_data_still_draws():
@@ -195,13 +261,37 @@ def test_alt_text_is_required(figures):
             use(figures["map"], " ")
 
 
-def test_show_passes_alt_text_to_the_notebook(figures, monkeypatch):
-    shown = []
-    monkeypatch.setattr("IPython.display.display", shown.append)
-    plots.show(figures["map"], "the course map")
-    data, metadata = shown[0]._repr_mimebundle_()
-    assert metadata["image/png"]["alt"] == "the course map"
-    assert "image/png" in data
+def capture_shown(figure: Figure, alt: str):
+    from IPython.utils.capture import capture_output
+
+    with capture_output() as captured:
+        plots.show(figure, alt)
+    (output,) = captured.outputs
+    return output.data, output.metadata
+
+
+def test_show_passes_alt_text_to_the_notebook(figures, shell):
+    alt = 'the "map" <of> the course'
+    data, metadata = capture_shown(figures["map"], alt)
+    assert metadata["image/png"]["alt"] == alt
+    image = BeautifulSoup(data["text/html"], "html.parser").img
+    assert image["alt"] == alt
+    assert image["width"] == str(metadata["image/png"]["width"])
+    assert image["src"] == f"data:image/png;base64,{data['image/png']}"
+
+
+def test_exported_notebook_shows_the_figure_once_with_alt(figures, shell):
+    nbconvert = pytest.importorskip("nbconvert")
+    from nbformat import v4
+
+    data, metadata = capture_shown(figures["map"], "the course map")
+    output = v4.new_output("display_data", data=data, metadata=metadata)
+    cell = v4.new_code_cell("show", outputs=[output])
+    page, _ = nbconvert.HTMLExporter().from_notebook_node(
+        v4.new_notebook(cells=[cell])
+    )
+    images = BeautifulSoup(page, "html.parser").find_all("img")
+    assert [image["alt"] for image in images] == ["the course map"]
 
 
 def test_provenance_notes():

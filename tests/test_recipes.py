@@ -37,6 +37,8 @@ def test_overrides_change_one_value():
         ("pocket", ("sft.effective_batch=10",), "multiple"),
         ("pocket", ("evaluate.main=gsm8k",), "gsm8k"),
         ("pocket", ("dpo_variants.published.betta=1",), "betta"),
+        ("pocket", ("sft.lr_scheduler=cosin",), "sft.lr_scheduler"),
+        ("pocket", ("data.prompt_template=boxd",), "Did you mean 'boxed'"),
     ],
 )
 def test_refusals_name_the_key(name, overrides, message):

@@ -49,8 +49,8 @@ def test_missing_field_names_file_line_and_field(tmp_path):
 
 def test_not_utf8_and_missing_file(tmp_path):
     path = tmp_path / "x.jsonl"
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(LabError, match="UTF-8"):
+    path.write_bytes(json.dumps(GOOD).encode() + b"\n\xff\xfe\x00\n")
+    with pytest.raises(LabError, match=r"x\.jsonl:2 is not UTF-8"):
         records.read_records(path, Problem)
     with pytest.raises(LabError, match="There is no file"):
         records.read_records(tmp_path / "none.jsonl", Problem)
@@ -61,6 +61,26 @@ def test_append_cuts_a_torn_line_first(tmp_path):
     row = Problem(id="b", problem="p", answer="3")
     records.append_records(path, [row])
     assert [r.id for r in records.read_records(path, Problem)] == ["a", "b"]
+
+
+def test_a_line_torn_inside_a_letter_is_dropped(tmp_path):
+    path = tmp_path / "x.jsonl"
+    torn = '{"id": "é'.encode()[:-1]
+    path.write_bytes(json.dumps(GOOD).encode() + b"\n" + torn)
+    with pytest.warns(UserWarning, match="x.jsonl:2.*torn"):
+        assert len(records.read_records(path, Problem)) == 1
+
+
+def test_append_keeps_a_whole_line_without_its_newline(tmp_path):
+    path = write_lines(tmp_path / "x.jsonl", json.dumps(GOOD))
+    row = Problem(id="b", problem="p", answer="3")
+    records.append_records(path, [row])
+    assert [r.id for r in records.read_records(path, Problem)] == ["a", "b"]
+
+
+def test_written_files_end_their_lines_alike_on_every_system(tmp_path):
+    records.write_text(tmp_path / "x.txt", "a\nb\n")
+    assert (tmp_path / "x.txt").read_bytes() == b"a\nb\n"
 
 
 def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch):

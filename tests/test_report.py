@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import statistics
 
 import pytest
 from bs4 import BeautifulSoup
@@ -14,7 +15,7 @@ from helpers.recipes import load_recipe
 from helpers.records import Completion, write_json, write_records, write_text
 from helpers.report import read_results, write_report
 from helpers.report.blocks import flatten, is_number, show_seconds
-from helpers.report.scores import OUTCOMES, classify_outcome
+from helpers.report.scores import OUTCOMES, classify_outcome, paired_row
 from helpers.runs import RunDir
 
 TAGS = ("base", "sft", "dpo", "dpo-published")
@@ -29,7 +30,7 @@ def make_completion(problem_id: str, right: bool, rng) -> Completion:
         problem_id=problem_id,
         sample=0,
         prompt="What is 1 + 1?",
-        response="<b>2</b>",
+        response=f"<b>2</b> {rng.random()}",
         extracted="2" if right or rng.random() < 0.8 else None,
         correct=right,
         finish_reason="length" if tokens == 192 and not right else "stop",
@@ -95,7 +96,12 @@ def fill_run(run: RunDir) -> RunDir:
         for _ in range(4)
     ]
     write_records(run.file("samples", "distill.jsonl"), samples)
-    write_json(run.file("metrics.json"), {"distill": {"sft_rows": 240}})
+    measured = {
+        "distill": {"sft_rows": 240},
+        "dpo": {"noop": False, "margin": 0.9},
+        "dpo-published": {"noop": True, "margin": 0.004},
+    }
+    write_json(run.file("metrics.json"), measured)
     phases = [
         {"phase": name, "seconds": seconds, "usd": 0.0}
         for name, seconds in (("distill", 212.4), ("sft", 81.0), ("dpo", 40.1))
@@ -199,6 +205,65 @@ def test_paired_table_counts_add_up_and_holm_is_larger(full):
             assert sum(map(int, cells[:4])) == sizes[row.th.text]
             plain, holm = (float(c.lstrip("< ")) for c in cells[5:7])
             assert holm >= plain
+
+
+def test_holm_names_its_family(full):
+    _, page = full
+    shown = " ".join(page.find(id="paired").get_text().split())
+    rows = len(page.find(id="paired").select("tbody tr"))
+    assert f"one family: all {rows} exact tests" in shown
+    assert "base → sft, sft → dpo, base → dpo, sft → dpo-published" in shown
+
+
+def test_holm_marks_a_verdict_it_does_not_share():
+    one = stats.compare_counts(100, 2, 14, 84)
+    assert one.verdict == "helps"
+    assert paired_row("main", one, 0.2)[-1] == "helps*"
+    assert paired_row("main", one, 0.04)[-1] == "helps"
+
+
+def test_training_shows_the_mean_of_the_last_steps(full):
+    run, page = full
+    section = page.find(id="training")
+    shown = {
+        row.th.text: [cell.text for cell in row.find_all("td")]
+        for row in section.table.tbody.find_all("tr")
+    }
+    alts = " ".join(image["alt"] for image in section.find_all("img"))
+    for tag, log in read_results(run).logs.items():
+        for key in ("loss", "rewards/margins", "tie_fraction"):
+            values = [row[key] for row in log if key in row]
+            if values:
+                end = f"{statistics.fmean(values[-10:]):.4g}"
+                assert shown[f"{tag}: {key}"] == [f"{values[0]:.4g}", end]
+            if values and (tag == "sft" or key != "loss"):
+                assert f"to {end} (mean" in alts
+    assert "last 10 steps" in section.table.thead.text
+
+
+def test_noop_is_what_the_stage_recorded(full, empty_run):
+    _, page = full
+    texts = [p.text for p in page.find(id="training").find_all("p")]
+    said = {t.split(":")[0]: t for t in texts if "the stage recorded" in t}
+    assert "recorded a no-op" in said["dpo-published"]
+    assert "+0.004" in said["dpo-published"]
+    assert "recorded no no-op" in said["dpo"]
+    run = fill_run(empty_run)
+    write_json(run.file("metrics.json"), {})
+    assert "the stage recorded" not in write_report(run).read_text()
+
+
+def test_identical_responses_are_drawn_once(empty_run):
+    run = fill_run(empty_run)
+    main = run.recipe.evaluate.main
+    source = run.file("eval", "sft", f"{main}.jsonl").read_text()
+    run.file("eval", "dpo", f"{main}.jsonl").write_text(source)
+    page = BeautifulSoup(write_report(run).read_text(), "html.parser")
+    section = page.find(id="lengths")
+    assert "identical to those of sft" in section.get_text()
+    assert "dpo: median" not in section.img["alt"]
+    shown = " ".join(page.find(id="headline").get_text().split())
+    assert "Not one problem changed" in shown
 
 
 def test_every_answer_has_exactly_one_outcome(full):

@@ -71,6 +71,19 @@ def test_changed_settings_keep_the_folder(run):
     RunDir.open(run.path, load_recipe("pocket", ("sft.epochs=1",)))
 
 
+def test_the_stored_recipe_is_that_of_the_latest_finished_stage(run):
+    before = run.file("recipe.yaml").read_text()
+    finish(run)
+    other = RunDir.open(run.path, load_recipe("pocket", ("sft.epochs=1",)))
+    with pytest.raises(LabError, match="changed: a"):
+        other.is_done("sft", {"a": "2"})
+    with pytest.raises(RuntimeError), other.stage("dpo", {}):
+        raise RuntimeError("stop")
+    assert run.file("recipe.yaml").read_text() == before
+    finish(other, "dpo")
+    assert load_recipe(run.file("recipe.yaml")) == other.recipe
+
+
 def test_a_folder_with_other_things_is_refused(tmp_path):
     (tmp_path / "photo.jpg").write_text("x")
     with pytest.raises(LabError, match="does not look like a run folder"):
@@ -103,6 +116,11 @@ def test_hash_sees_names_and_bytes(tmp_path):
     before = hash_file(tmp_path)
     two.write_text("y")
     assert hash_file(tmp_path) != before
+
+
+def test_nothing_has_no_hash(tmp_path):
+    with pytest.raises(LabError, match="no file or folder"):
+        hash_file(tmp_path / "none.jsonl")
 
 
 def test_folders_are_named_without_this_machine(tmp_path):

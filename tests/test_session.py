@@ -8,7 +8,7 @@ from helpers import session
 from helpers.errors import LabError
 from helpers.recipes import load_recipe
 from helpers.records import read_json
-from helpers.runs import DATA_DIR
+from helpers.runs import DATA_DIR, RunDir
 
 RECORD = DATA_DIR / "measured" / "pocket" / "run"
 
@@ -72,11 +72,54 @@ def test_needs_come_from_the_record_and_merges_are_made(tmp_path, capsys):
 
 def test_recorded_dpo_is_loaded_on_a_merge_made_here(tmp_path, capsys):
     """The merged model is known by its parts, not by its last bits."""
-    from helpers.dpo import run_dpo
+    begin(tmp_path, needs=("dpo",))
+    assert "merge/sft" not in capsys.readouterr().out
+    begin(tmp_path, needs=("dpo",))
+    said = capsys.readouterr().out
+    assert "merge/sft: not there yet, computed now" in said
+    assert "dpo: found in the run folder" in said
+    assert "DPO is done" in said
 
-    found = begin(tmp_path, needs=("merge/sft", "dpo"))
-    run_dpo(found.recipe, found.run)
-    assert "DPO is done" in capsys.readouterr().out
+
+@pytest.fixture
+def record(tmp_path, tiny_recipe, monkeypatch):
+    """A made-up record of the tiny recipe, with one evaluation."""
+    monkeypatch.setattr(session, "DATA_DIR", tmp_path / "shipped")
+    folder = tmp_path / "shipped" / "measured" / "tiny" / "run"
+    kept = RunDir.open(folder, tiny_recipe)
+    with kept.stage("evaluate/base", {"model": "m"}) as stage:
+        kept.file("eval", "base").mkdir(parents=True)
+        kept.file("eval", "base", "bench.jsonl").write_text("recorded")
+        stage.update(outputs=["eval/base/bench.jsonl"], metrics={"n": 8})
+    return kept
+
+
+def test_a_record_is_taken_into_a_folder_without_work(run, record):
+    assert session._take_recorded(run, "evaluate/base")
+    assert run.file("eval/base/bench.jsonl").read_text() == "recorded"
+    assert run.metrics() == record.metrics()
+
+
+def test_a_record_never_overwrites_work_that_was_begun(run, record):
+    begun = run.file("eval", "base", "bench.jsonl")
+    begun.parent.mkdir(parents=True)
+    begun.write_text("live")
+    assert not session._take_recorded(run, "evaluate/base")
+    assert begun.read_text() == "live" and run.metrics() == {}
+
+
+def test_a_found_stage_is_checked_not_only_seen(tmp_path, tiny_recipe, capsys):
+    tiny = {"tier": str(tmp_path / "tiny.yaml"), "needs": ("distill",)}
+    rows = begin(tmp_path, **tiny).run.file("sft.jsonl")
+    assert "computed now" in capsys.readouterr().out
+    before = rows.read_bytes()
+    rows.unlink()
+    begin(tmp_path, **tiny)
+    assert "distill: found in the run folder" in capsys.readouterr().out
+    assert rows.read_bytes() == before
+    with pytest.raises(LabError, match="changed: "):
+        begin(tmp_path, **tiny, overrides=["sampling.temperature=0.5"])
+    assert rows.read_bytes() == before
 
 
 def test_stages_name_their_needs():

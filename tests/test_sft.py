@@ -250,14 +250,32 @@ def kill_at(patch, step):
 def test_checkpoints_of_other_inputs_are_not_used(tmp_path):
     from helpers.checkpoints import prepare_checkpoints
 
-    folder = tmp_path / "checkpoints"
+    folder = tmp_path / "sft" / "checkpoints"
     assert prepare_checkpoints(folder, {"rows": "a"}) is None
     (folder / "checkpoint-10").mkdir()
     (folder / "checkpoint-10" / "trainer_state.json").write_text("{}")
     found = prepare_checkpoints(folder, {"rows": "a"})
     assert found.endswith("checkpoint-10")
-    assert prepare_checkpoints(folder, {"rows": "b"}) is None
+    with pytest.raises(LabError, match=r"checkpoint-10 .*changed: rows"):
+        prepare_checkpoints(folder, {"rows": "b"})
+    assert prepare_checkpoints(folder, {"rows": "a"}) == found
+    assert prepare_checkpoints(folder, {"rows": "b"}, force=True) is None
     assert not (folder / "checkpoint-10").exists()
+    old = tmp_path / "old" / "1-sft-begun" / "checkpoints" / "checkpoint-10"
+    assert (old / "trainer_state.json").is_file()
+
+
+def test_a_smoke_run_finds_the_smoke_harvest(run):
+    from helpers.checkpoints import find_harvest
+
+    trial = run.file("smoke", "distill", "sft.jsonl")
+    with pytest.raises(LabError, match="mathslm distill"):
+        find_harvest(run, "sft.jsonl", smoke=True)
+    trial.parent.mkdir(parents=True)
+    trial.touch()
+    assert find_harvest(run, "sft.jsonl", smoke=True) == trial
+    with pytest.raises(LabError, match="mathslm distill"):
+        find_harvest(run, "sft.jsonl")
 
 
 def test_smoke_run_stays_in_its_own_folder(recipe, run, rows):

@@ -10,11 +10,8 @@ has the same colour in every figure. Every figure can carry a provenance note
 from helpers.plots.charts import (
     plot_accuracy_grid,
     plot_curves,
-    plot_dpo_curves,
     plot_ledger,
     plot_length_histogram,
-    plot_loss,
-    plot_merge_fidelity,
     plot_outcomes,
 )
 from helpers.plots.diagrams import (
@@ -30,6 +27,11 @@ from helpers.plots.style import (
     published_by,
     recorded_on,
     show,
+)
+from helpers.plots.training import (
+    plot_dpo_curves,
+    plot_loss,
+    plot_merge_fidelity,
 )
 
 __all__ = [

@@ -9,7 +9,6 @@ from helpers.plots.style import (
     AGREE,
     HATCHES,
     INK,
-    MUTED,
     OKABE_ITO,
     colours_for,
     new_figure,
@@ -129,12 +128,13 @@ def plot_outcomes(
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("problems", fontsize=9, color=INK)
-    _legend_beside(ax)
+    legend_beside(ax)
     set_title(ax, title, decoding)
     return figure
 
 
-def _legend_beside(ax: Axes) -> None:
+def legend_beside(ax: Axes) -> None:
+    """A legend to the right of the axes, where it hides no bar."""
     place = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
     ax.legend(frameon=False, fontsize=8, **place)
 
@@ -186,73 +186,6 @@ def _draw_curves(
         ax.legend(frameon=False, fontsize=9)
 
 
-def read_curve(rows: Sequence[Mapping[str, Any]], key: str) -> Curve:
-    """``(steps, values)`` of the log rows that have ``key``."""
-    kept = [
-        (row.get("step", i), row[key])
-        for i, row in enumerate(rows, 1)
-        if row.get(key) is not None
-    ]
-    return [step for step, _ in kept], [value for _, value in kept]
-
-
-def plot_loss(
-    logs: Mapping[str, Sequence[Mapping[str, Any]]],
-    *,
-    title: str = "Training loss",
-    subtitle: str = "",
-    note: str | None = None,
-) -> Figure:
-    """Loss against optimizer step, one line a log of the trainer."""
-    curves = {name: read_curve(rows, "loss") for name, rows in logs.items()}
-    return plot_curves(
-        curves,
-        title=title,
-        subtitle=subtitle,
-        xlabel="optimizer step",
-        ylabel="loss (nats per token)",
-        note=note,
-    )
-
-
-def plot_dpo_curves(
-    logs: Mapping[str, Sequence[Mapping[str, Any]]],
-    *,
-    title: str = "DPO: watch the margin, not the accuracy",
-    note: str | None = None,
-) -> Figure:
-    """Reward margin (left), tie fraction and accuracy (right) by step."""
-    figure, (left, right) = new_figure(8.6, 3.6, columns=2, note=note)
-    margins = {n: read_curve(r, "rewards/margins") for n, r in logs.items()}
-    _draw_curves(left, margins)
-    left.axhline(0, color=MUTED, linewidth=1, linestyle=":")
-    left.set_ylabel("rewards/margins (nats)", fontsize=9, color=INK)
-    _draw_shares_of_pairs(right, logs)
-    right.set_ylim(-0.05, 1.05)
-    right.set_ylabel("share of pairs", fontsize=9, color=INK)
-    for ax in (left, right):
-        ax.set_xlabel("optimizer step", fontsize=9, color=INK)
-    set_title(left, title)
-    return figure
-
-
-def _draw_shares_of_pairs(
-    ax: Axes, logs: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> None:
-    """Ties solid, accuracy dashed; colour and marker tell the run."""
-    colours = colours_for(list(logs))
-    lines = (("tie_fraction", "-"), ("rewards/accuracies", "--"))
-    for key, line in lines:
-        for i, (name, rows) in enumerate(logs.items()):
-            steps, values = read_curve(rows, key)
-            shape = {"marker": MARKERS[i % 8], "markersize": 4}
-            shape["markevery"] = max(1, len(steps) // 8)
-            ax.plot(steps, values, line, color=colours[name], **shape)
-        ax.plot([], [], line, color=INK, label=key)
-    place = {"loc": "lower right", "bbox_to_anchor": (1, 1)}
-    ax.legend(frameon=False, fontsize=8, ncols=2, **place)
-
-
 def plot_length_histogram(
     lengths: Mapping[str, Sequence[int]],
     *,
@@ -290,36 +223,6 @@ def plot_length_histogram(
     ax.set_ylabel("responses", fontsize=9, color=INK)
     ax.legend(frameon=False, fontsize=9)
     set_title(ax, title, subtitle)
-    return figure
-
-
-def plot_merge_fidelity(
-    reports: Mapping[str, Mapping[str, Any]],
-    *,
-    title: str = "How much of the update survives the merge",
-    note: str | None = None,
-) -> Figure:
-    """Bars of cosine and norm kept per merge; 1 is a perfect merge."""
-    keys = ("cosine", "norm_kept")
-    figure, (ax,) = new_figure(
-        6.4, 1.5 + 0.55 * max(len(reports), 1), note=note
-    )
-    for i, key in enumerate(keys):
-        values = [float(r.get(key) or 0) for r in reports.values()]
-        places = [j + (i - 0.5) * 0.38 for j in range(len(reports))]
-        colour = OKABE_ITO[("blue", "orange")[i]]
-        ax.barh(
-            places, values, 0.34, color=colour, hatch=HATCHES[i], label=key
-        )
-        for place, value in zip(places, values, strict=True):
-            ax.text(value + 0.02, place, f"{value:.4g}", va="center", size=8)
-    ax.axvline(1, color=INK, linestyle=":", linewidth=1)
-    ax.set_yticks(range(len(reports)), list(reports))
-    ax.set_xlim(0, 1.2)
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
-    _legend_beside(ax)
-    set_title(ax, title)
     return figure
 
 

@@ -37,12 +37,16 @@ COURSE_STEPS = (
     CourseStep("06", "GRPO", "rewards, costs"),
     CourseStep("07", "Scaling up", ""),
 )
+NOT_YET = ("06", "07")  # in the plan of the course, not in this version
+SMALL = {"ha": "center", "fontsize": 7.5, "color": INK, "style": "italic"}
 
 
 def plot_course_map(
     steps: Sequence[CourseStep] = COURSE_STEPS, *, here: str | None = None
 ) -> Figure:
     """Boxes and arrows, four a row: each arrow names what is handed on.
+
+    A notebook that this version does not have is dashed and says so.
 
     Args:
         here: number of the notebook to highlight, e.g. ``"03"``.
@@ -51,12 +55,16 @@ def plot_course_map(
     figure, (ax,) = new_figure(9.2, 1.35 * rows + 0.35)
     ax.set_axis_off()
     ax.set_xlim(-0.02, 3 * 1.5 + 0.94)
-    ax.set_ylim(-rows + 0.7, 0.35)
+    ax.set_ylim(-rows + 0.6, 0.35)
     places = [(1.5 * (i % 4), -float(i // 4)) for i in range(len(steps))]
     for step, place in zip(steps, places, strict=True):
         _draw_box(ax, step, place, step.key == here)
     for step, start, end in zip(steps, places, places[1:], strict=False):
         _draw_arrow(ax, step.hands_on, start, end)
+    for step, (x, y) in zip(steps, places, strict=True):
+        if step.key in NOT_YET:
+            place = (x + 0.46, y - 0.27)
+            ax.annotate("not in this version", place, **SMALL, va="top")
     set_title(ax, "The course: what each notebook hands to the next")
     return figure
 
@@ -67,13 +75,15 @@ def _draw_box(
     from matplotlib.patches import FancyBboxPatch
 
     x, y = place
+    missing = step.key in NOT_YET
     ax.add_patch(
         FancyBboxPatch(
             (x, y - 0.24),
             0.92,
             0.48,
             boxstyle="round,pad=0,rounding_size=0.07",
-            facecolor=OKABE_ITO["blue"] if here else "#EEF2F6",
+            facecolor=_fill_box(here, missing),
+            linestyle="--" if missing else "-",
             edgecolor=OKABE_ITO["blue"] if here else MUTED,
             linewidth=1.3,
         )
@@ -93,6 +103,12 @@ def _draw_box(
             color=colour,
             fontweight=weight or "normal",
         )
+
+
+def _fill_box(here: bool, missing: bool) -> str:
+    if here:
+        return OKABE_ITO["blue"]
+    return "white" if missing else "#EEF2F6"
 
 
 def _draw_arrow(
@@ -121,11 +137,8 @@ def _draw_arrow(
         middle,
         height,
         label,
-        ha="center",
         va="bottom",
-        fontsize=7.5,
-        color=INK,
-        style="italic",
+        **SMALL,
     )
 
 

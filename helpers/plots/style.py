@@ -48,16 +48,20 @@ def colours_for(names: list[str]) -> dict[str, str]:
 def new_figure(
     width: float = 7.2,
     height: float = 3.8,
-    columns: int = 1,
+    mosaic: str = "A",
     note: str | None = None,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure outside pyplot, so that nothing is shown or kept twice."""
+    """A figure outside pyplot, so that nothing is shown or kept twice.
+
+    Args:
+        mosaic: matplotlib's layout of the panels, rows divided by ``;``.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09)
     figure.patch.set_facecolor("white")
-    axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+    axes = list(figure.subplot_mosaic(mosaic).values())
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.spines[["left", "bottom"]].set_color(MUTED)
@@ -120,20 +124,37 @@ def figure_html(figure: Figure, alt: str, caption: str = "") -> str:
     below = (
         f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     )
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" '
-        f'alt="{html.escape(alt, quote=True)}" '
-        f'width="{width}" height="{height}">{below}</figure>'
-    )
+    image = _image_tag(data, alt, f'width="{width}" height="{height}"')
+    return f"<figure>{image}{below}</figure>"
 
 
 def show(figure: Figure, alt: str) -> None:
-    """Display a figure in a notebook, with alt text for screen readers."""
-    from IPython.display import Image, display
+    """Display a figure in a notebook, with alt text for screen readers.
+
+    The output holds the PNG, with the alt text in its metadata, and the same
+    picture as an HTML ``<img alt=…>``: notebook front ends and nbconvert
+    prefer the HTML, and nbconvert's page ignores the metadata.
+    """
+    from IPython.display import display
 
     _require_alt(alt)
+    data = base64.b64encode(figure_png(figure)).decode()
     width = round(figure.get_size_inches()[0] * 96)
-    display(Image(data=figure_png(figure), alt=alt, width=width))
+    bundle = {
+        "image/png": data,
+        "text/html": _image_tag(data, alt, f'width="{width}"'),
+        "text/plain": f"<Figure: {alt}>",
+    }
+    facts = {"image/png": {"alt": alt, "width": width}}
+    display(bundle, metadata=facts, raw=True)
+
+
+def _image_tag(data: str, alt: str, size: str) -> str:
+    """An HTML image of base64 PNG data."""
+    return (
+        f'<img alt="{html.escape(alt, quote=True)}" '
+        f'src="data:image/png;base64,{data}" {size}>'
+    )
 
 
 def _require_alt(alt: str) -> None:

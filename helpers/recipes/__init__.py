@@ -23,7 +23,13 @@ from helpers.recipes.schema import Recipe
 
 RECIPE_DIR = Path(__file__).parent
 
-__all__ = ["Recipe", "list_recipes", "load_recipe", "recipe_hash"]
+__all__ = [
+    "Recipe",
+    "is_file_name",
+    "list_recipes",
+    "load_recipe",
+    "recipe_hash",
+]
 
 
 def list_recipes() -> list[str]:
@@ -65,10 +71,14 @@ def recipe_hash(recipe: Recipe, *sections: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def is_file_name(name_or_path: str | Path) -> bool:
+    """True for the path of a recipe file, False for a tier's name."""
+    return str(name_or_path).endswith((".yaml", ".yml"))
+
+
 def _find_recipe(name_or_path: str | Path) -> Path:
-    text = str(name_or_path)
-    if text.endswith((".yaml", ".yml")):
-        path = Path(text)
+    if is_file_name(name_or_path):
+        path = Path(name_or_path)
         if not path.is_file():
             raise LabError(
                 f"No recipe file at {path}.",
@@ -76,6 +86,7 @@ def _find_recipe(name_or_path: str | Path) -> Path:
                 + ", ".join(list_recipes()),
             )
         return path
+    text = str(name_or_path)
     path = RECIPE_DIR / f"{text}.yaml"
     if not path.is_file():
         raise LabError(

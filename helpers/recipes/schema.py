@@ -8,9 +8,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from helpers.errors import LabError, did_you_mean
+from helpers.prompts import TEMPLATES
 
 LORA_MODULES = (
     "q_proj",
@@ -47,6 +54,16 @@ class DataConfig(Section):
     dev: str
     n_problems: int = Field(gt=0)
     prompt_template: str = "plain"
+
+    @field_validator("prompt_template")
+    @classmethod
+    def _template_exists(cls, name: str) -> str:
+        if name not in TEMPLATES:
+            raise ValueError(
+                f"no such template.{did_you_mean(name, TEMPLATES)} "
+                f"There are: {', '.join(TEMPLATES)}"
+            )
+        return name
 
 
 class EngineConfig(Section):
@@ -95,7 +112,9 @@ class TrainConfig(Section):
     max_steps: int = -1
     effective_batch: int = Field(gt=0)
     per_device_batch: int = Field(gt=0)
-    lr_scheduler: str = "cosine"
+    lr_scheduler: Literal[
+        "cosine", "linear", "constant", "constant_with_warmup"
+    ] = "cosine"
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from helpers.records import write_text
-from helpers.report import scores, training
+from helpers.report import beside, scores, training
 from helpers.report.blocks import Section
 from helpers.report.collect import Results, read_results
 from helpers.runs import RunDir
@@ -47,7 +47,7 @@ def build_sections(results: Results) -> list[Section]:
         training.build_training(results),
         training.build_merges(results),
         training.build_ledger(results),
-        scores.build_published(results, grid),
+        beside.build_published(results, grid),
         training.build_manifest(results),
     ]
 

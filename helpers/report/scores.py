@@ -1,4 +1,4 @@
-"""Sections about scores: headline, grid, wrong answers, paired, published."""
+"""Sections about scores: headline, grid, wrong answers, paired."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from helpers import plots, stats
 from helpers.errors import LabError
 from helpers.plots import figure_html
-from helpers.published import load_published
 from helpers.records import Completion
 from helpers.report.blocks import Section, Tiles
 from helpers.report.collect import Results
@@ -20,6 +19,7 @@ OUTCOMES = {
     "truncated_wrong": "cut off at the cap, wrong",
     "no_answer": "finished without an answer",
 }
+NOT_AFTER_HOLM = "*"  # a mark, so that the table fits the page
 Pair = tuple[str, str]
 
 
@@ -111,9 +111,10 @@ def build_headline(
     for (before, after), found in pairs.items():
         if len(found) > 1:
             mean, p_value = stats.macro_compare(list(found.values()))
+            tail = "" if mean.no_interval else f", {format_p(p_value)}"
             section.text(
                 f"Mean over {len(found)} benchmarks, {after} against "
-                f"{before}: {mean}, {format_p(p_value)}."
+                f"{before}: {mean}{tail}."
             )
     return section
 
@@ -201,7 +202,7 @@ def build_paired(
         section.blocks.append(tiles)
     for (before, after), found in pairs.items():
         rows = [
-            _paired_row(name, one, next(adjusted))
+            paired_row(name, one, next(adjusted))
             for name, one in found.items()
         ]
         section.table(
@@ -219,24 +220,40 @@ def build_paired(
                 "verdict",
             ],
             rows,
+            note=f"{NOT_AFTER_HOLM} not after Holm's adjustment."
+            if any(row[-1].endswith(NOT_AFTER_HOLM) for row in rows)
+            else "",
         )
     if flat:
         section.text(
             "Lost: only the first model is right; won: only the second. The "
-            "interval is Tango's score interval for paired proportions. Holm "
-            f"p is adjusted for all {len(flat)} tests on this page. Smallest "
-            "possible p: if every change had gone the same way. Helps or "
-            "hurts is said only when the interval excludes zero and the "
-            "exact p is below 0.05."
+            "interval is Tango's score interval for paired proportions. "
+            "Smallest possible p: the smallest that any paired table with "
+            "this difference in totals can have. Helps or hurts is said only "
+            "when the interval excludes zero and the exact p is below 0.05."
         )
+        section.text(_say_family(pairs))
     return section
 
 
-def _paired_row(name: str, one: Comparison, holm_p: float) -> list[str]:
+def _say_family(pairs: dict[Pair, dict[str, Comparison]]) -> str:
+    """Over which tests Holm's p is adjusted, in one sentence."""
+    count = sum(map(len, pairs.values()))
+    models = ", ".join(f"{before} → {after}" for before, after in pairs)
+    names = dict.fromkeys(name for found in pairs.values() for name in found)
+    return (
+        f"Holm p is adjusted over one family: all {count} exact tests in the "
+        f"tables above, that is {models}, on {', '.join(names)} as far as a "
+        "table lists them."
+    )
+
+
+def paired_row(name: str, one: Comparison, holm_p: float) -> list[str]:
+    """The cells of one benchmark; a verdict lost to Holm gets a mark."""
     low, high = format_points(one.low), format_points(one.high)
     verdict: str = one.verdict
     if verdict != "undecided" and holm_p >= stats.ALPHA:
-        verdict += ", not after Holm"
+        verdict += NOT_AFTER_HOLM
     return [
         name,
         str(one.both),
@@ -244,14 +261,15 @@ def _paired_row(name: str, one: Comparison, holm_p: float) -> list[str]:
         str(one.only_after),
         str(one.neither),
         f"{format_points(one.diff)} ({low} to {high})",
-        _bare_p(one.p_value),
-        _bare_p(holm_p),
-        _bare_p(one.smallest_p),
+        bare_p(one.p_value),
+        bare_p(holm_p),
+        bare_p(one.smallest_p),
         verdict,
     ]
 
 
-def _bare_p(p_value: float) -> str:
+def bare_p(p_value: float) -> str:
+    """A p value as a table cell: ``0.031``, ``< 0.0001``."""
     return format_p(p_value).removeprefix("p ").removeprefix("= ")
 
 
@@ -278,69 +296,3 @@ def _draw_tiles(pairs: dict[Pair, dict[str, Comparison]], name: str) -> Tiles:
         )
         htmls.append(figure_html(figure, alt))
     return Tiles(htmls)
-
-
-def build_published(
-    results: Results, grid: dict[str, dict[str, Proportion]]
-) -> Section:
-    """The published grid of math-slm beside ours, clearly labelled."""
-    section = Section("published", "Beside the published run")
-    theirs = load_published("math-slm")
-    roles = {b.role: b.name for b in results.run.recipe.evaluate.benchmarks}
-    tags = ("base", "sft", "dpo")
-    shares = {
-        tag: {n: stats.proportion(s.k, s.n) for n, s in row.items()}
-        for tag, row in theirs.grid().items()
-    }
-    section.figure(
-        plots.plot_accuracy_grid(
-            shares,
-            decoding=theirs.decoding,
-            title=f"Published, not ours: {theirs.model}",
-            note=theirs.credit,
-        ),
-        f"Bar chart of the scores {theirs.credit}.",
-    )
-    rows = []
-    for name in shares["base"]:
-        rows.append([f"{name}, published"] + [shares[t][name] for t in tags])
-        ours = roles.get(name)
-        if ours and any(ours in grid.get(tag, {}) for tag in tags):
-            cells = [grid.get(tag, {}).get(ours) for tag in tags]
-            rows.append([f"{ours}, this run", *cells])
-    section.table(
-        "Another model on other problems: compare the pattern, not the level",
-        ["benchmark", *tags],
-        rows,
-        note=f"Published rows are {theirs.credit}, {theirs.model}, "
-        f"{theirs.decoding}.",
-    )
-    section.table(
-        "What the published counts can show (unpaired)",
-        ["change", "points (95 % CI)", "smallest possible paired p"],
-        [
-            _published_row(name, a, b, shares)
-            for name in shares["base"]
-            for a, b in (("base", "sft"), ("sft", "dpo"))
-        ],
-        note="Newcombe's interval; per-problem results would be needed for "
-        "the paired test, and it cannot go below the last column.",
-    )
-    return section
-
-
-def _published_row(
-    name: str,
-    before: str,
-    after: str,
-    shares: dict[str, dict[str, Proportion]],
-) -> list[str]:
-    first, second = shares[before][name], shares[after][name]
-    change = stats.newcombe_difference(first, second)
-    bound = stats.paired_bound(first.k, second.k, first.n)
-    low, high = format_points(change.low), format_points(change.high)
-    return [
-        f"{name}, {before} → {after}",
-        f"{format_points(change.diff)} ({low} to {high})",
-        _bare_p(bound.smallest_p),
-    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helpers import plots, stats
@@ -12,6 +12,9 @@ from helpers.published import load_published
 from helpers.records import Completion
 from helpers.report.blocks import Section, flatten, show_seconds
 from helpers.report.collect import Results
+
+TAIL = 10  # logged steps behind a value "at the end" of a curve
+KEYS = ("loss", "rewards/margins", "rewards/accuracies", "tie_fraction")
 
 
 def build_harvest(results: Results) -> Section:
@@ -76,7 +79,7 @@ def _add_published_harvest(section: Section) -> None:
 
 
 def build_training(results: Results) -> Section:
-    """The loss of SFT, the margin and ties of DPO, and their last values."""
+    """The loss of SFT, the margin and ties of DPO, and where they end."""
     section = Section("training", "Training")
     sft = results.logs.get("sft")
     dpo = {t: log for t, log in results.logs.items() if t != "sft"}
@@ -88,46 +91,77 @@ def build_training(results: Results) -> Section:
         )
     if dpo:
         said = " ".join(
-            f"{tag}: {_say_ends(log, 'rewards/margins')}"
+            f"{tag}: " + " ".join(_say_ends(log, key) for key in KEYS[1:])
             for tag, log in dpo.items()
         )
         section.figure(
             plots.plot_dpo_curves(
                 dpo, note=results.provenance(next(iter(dpo)))
             ),
-            "Line charts of the DPO reward margin, and of tie fraction and "
-            f"reward accuracy, by optimizer step. {said}",
+            "Line charts of the DPO reward margin, reward accuracy and tie "
+            f"fraction by optimizer step. {said}",
         )
-    keys = ("loss", "rewards/margins", "rewards/accuracies", "tie_fraction")
     rows = [
         [f"{tag}: {key}", *_ends(log, key)]
         for tag, log in results.logs.items()
-        for key in keys
+        for key in KEYS
         if _ends(log, key)[0] is not None
     ]
     if rows:
         section.table(
-            "First and last logged value", ["curve", "first", "last"], rows
+            "Start and end of training",
+            ["curve", "first logged step", f"mean of the last {TAIL} steps"],
+            rows,
+            note=f"The last {TAIL} logged steps are averaged (fewer when "
+            "fewer are logged): a single step is noise, and the last one of "
+            "an epoch can hold only a few examples.",
         )
+    for tag in dpo:
+        _say_noop(section, tag, results.metrics.get(tag) or {})
     if dpo:
         section.text(
-            "A margin near zero means that DPO changed nothing worth "
-            "measuring. rewards/accuracies counts exact ties as wrong, so "
-            "read it together with tie_fraction."
+            "rewards/accuracies counts exact ties as wrong, so read it "
+            "together with tie_fraction."
         )
     return section
 
 
+def _say_noop(section: Section, tag: str, measured: dict[str, Any]) -> None:
+    """What the stage itself recorded about a margin near zero, if it did."""
+    if measured.get("noop") is None:
+        return
+    margin = measured.get("margin")
+    shown = "" if margin is None else f" ({margin:+.2g})"
+    if measured["noop"]:
+        section.text(
+            f"{tag}: the stage recorded a no-op. Its mean reward margin over "
+            f"the last few steps{shown} is near zero (noop_margin of the "
+            "recipe), so the training changed nothing worth measuring."
+        )
+    else:
+        section.text(
+            f"{tag}: the stage recorded no no-op. Its mean reward margin "
+            f"over the last few steps{shown} is not within the recipe's "
+            "noop_margin of zero."
+        )
+
+
 def _ends(log: Sequence[dict[str, Any]], key: str) -> list[float | None]:
+    """The first logged value and the mean of the last ten."""
     values = [row[key] for row in log if row.get(key) is not None]
-    return [values[0], values[-1]] if values else [None, None]
+    if not values:
+        return [None, None]
+    return [values[0], statistics.fmean(values[-TAIL:])]
 
 
 def _say_ends(log: Sequence[dict[str, Any]], key: str) -> str:
     first, last = _ends(log, key)
     if first is None:
         return f"{key} was not logged."
-    return f"{key} goes from {first:.3g} to {last:.3g}."
+    return (
+        f"{key} goes from {first:.4g} to {last:.4g} "
+        f"(mean of the last {TAIL} steps)."
+    )
 
 
 def build_lengths(results: Results) -> Section:
@@ -135,10 +169,12 @@ def build_lengths(results: Results) -> Section:
     section = Section("lengths", "Length of the responses")
     cap = results.run.recipe.evaluate.max_new_tokens
     main = results.run.recipe.evaluate.main
+    rows_of = {t: b[main] for t, b in results.evals.items() if main in b}
+    twins = find_twins(rows_of)
     lengths = {
-        tag: [row.tokens for row in benches[main]]
-        for tag, benches in results.evals.items()
-        if main in benches
+        tag: [row.tokens for row in rows]
+        for tag, rows in rows_of.items()
+        if tag not in twins
     }
     if lengths:
         section.figure(
@@ -155,6 +191,11 @@ def build_lengths(results: Results) -> Section:
             )
             + f"; the cap is {cap}.",
         )
+    for tag, twin in twins.items():
+        section.text(
+            f"{tag} is left out of the histogram: its responses on {main} "
+            f"are identical to those of {twin}."
+        )
     rows = [
         [f"{tag} · {name}", *_length_row(found)]
         for tag, benches in results.evals.items()
@@ -167,6 +208,19 @@ def build_lengths(results: Results) -> Section:
             rows,
         )
     return section
+
+
+def find_twins(evals: Mapping[str, Sequence[Completion]]) -> dict[str, str]:
+    """Models whose responses are, word for word, those of an earlier one."""
+    seen: dict[frozenset[tuple[str, str]], str] = {}
+    twins: dict[str, str] = {}
+    for tag, rows in evals.items():
+        key = frozenset((row.problem_id, row.response) for row in rows)
+        if key in seen:
+            twins[tag] = seen[key]
+        else:
+            seen[key] = tag
+    return twins
 
 
 def _length_row(rows: Sequence[Completion]) -> list[Any]:

@@ -22,7 +22,8 @@ Results = Sequence[bool] | Mapping[str, bool]
 class PairedBound(NamedTuple):
     """What any paired result with a given net change could show at most.
 
-    ``smallest_p``: exact McNemar p if every flip went the same way.
+    ``smallest_p``: smallest exact McNemar p that any paired table with this
+    difference in totals can have.
     ``max_flips``: the most problems that can have flipped.
     ``significant_up_to``: p stays below 0.05 for up to that many flips;
     None when it never is.
@@ -41,8 +42,8 @@ class Comparison:
     ``only_before`` what was lost, ``only_after`` what was won. ``diff``,
     ``low`` and ``high`` are fractions (after − before); the interval is
     Tango's score interval for paired proportions. ``p_value`` is McNemar's
-    exact p. ``smallest_p`` is the smallest p that any paired result with
-    this net change could have.
+    exact p. ``smallest_p`` is the smallest p that any paired table with this
+    difference in totals can have.
     """
 
     n: int
@@ -110,8 +111,8 @@ class Comparison:
         text = " Not distinguishable from noise at this n."
         if self.smallest_p >= ALPHA and self.diff:
             text += (
-                " No paired result with this net change could be: the "
-                f"smallest possible p is {format_p(self.smallest_p)[4:]}."
+                " No paired table with this difference in totals could be: "
+                f"the smallest possible p is {format_p(self.smallest_p)[4:]}."
             )
         return text
 
@@ -278,29 +279,39 @@ def macro_difference(
 ) -> tuple[Difference, float]:
     """Mean change over benchmarks from *unpaired* (before, after) scores.
 
-    Returns the difference with a 95 % normal interval, and its p.
+    Returns the difference with a 95 % normal interval, and its p. When all
+    scores are 0 % or 100 % there is no interval, and p is nan.
     """
     diffs = [after.p - before.p for before, after in pairs]
     variances = [
         sum(s.p * (1 - s.p) / s.n for s in scores) for scores in pairs
     ]
-    return _macro(diffs, variances, "macro mean, unpaired, normal")
+    why = "every score is 0 % or 100 %"
+    return _macro(diffs, variances, "macro mean, unpaired, normal", why)
 
 
 def macro_compare(
     comparisons: Sequence[Comparison],
 ) -> tuple[Difference, float]:
-    """Mean change over benchmarks from *paired* comparisons, and its p."""
+    """Mean change over benchmarks from *paired* comparisons, and its p.
+
+    Without one flip the spread is unknown: no interval, and p is nan.
+    """
     diffs = [c.diff for c in comparisons]
     variances = [
         ((c.only_before + c.only_after) / c.n - c.diff**2) / c.n
         for c in comparisons
     ]
-    return _macro(diffs, variances, "macro mean, paired, normal")
+    flips = sum(c.only_before + c.only_after for c in comparisons)
+    why = "every problem flipped the same way" if flips else "no flips"
+    return _macro(diffs, variances, "macro mean, paired, normal", why)
 
 
 def _macro(
-    diffs: Sequence[float], variances: Sequence[float], method: str
+    diffs: Sequence[float],
+    variances: Sequence[float],
+    method: str,
+    no_spread: str,
 ) -> tuple[Difference, float]:
     from scipy.stats import norm
 
@@ -309,7 +320,9 @@ def _macro(
     mean = sum(diffs) / len(diffs)
     error = math.sqrt(sum(variances)) / len(diffs)
     if error == 0:
-        return Difference(mean, mean, mean, method), float(mean == 0)
+        nothing = math.nan
+        found = Difference(mean, nothing, nothing, method, no_spread)
+        return found, nothing
     low, high = norm.interval(LEVEL, loc=mean, scale=error)
     p_value = 2 * float(norm.sf(abs(mean) / error))
     return Difference(mean, float(low), float(high), method), p_value

@@ -65,14 +65,23 @@ class Proportion:
 
 
 class Difference(NamedTuple):
-    """A difference of two shares (after − before) as fractions."""
+    """A difference of two shares (after − before) as fractions.
+
+    ``no_interval`` says why there is none; ``low`` and ``high`` are nan then.
+    """
 
     diff: float
     low: float
     high: float
     method: str
+    no_interval: str = ""
 
     def __str__(self) -> str:
+        if self.no_interval:
+            return (
+                f"{format_points(self.diff)} points ({self.no_interval}: "
+                "the interval cannot be estimated)"
+            )
         return (
             f"{format_points(self.diff)} points (95 % CI "
             f"{format_points(self.low)} to {format_points(self.high)})"
@@ -191,7 +200,9 @@ def format_points(fraction: float) -> str:
 
 
 def format_p(p_value: float) -> str:
-    """``p = 0.031``; very small ones as ``p < 0.0001``."""
+    """``p = 0.031``; very small ones as ``p < 0.0001``, nan as no p."""
+    if math.isnan(p_value):
+        return "no p value"
     if p_value < 1e-4:
         return "p < 0.0001"
     return f"p = {p_value:.2g}"

@@ -94,13 +94,15 @@ print("seconds of the last run:", last)
 # - An arrow names what a notebook hands to the next
 # - Every notebook also starts alone: what it lacks is found in the run
 #   folder, taken from a recorded run, or made, and it says which
+# - 06 and 07 are **not in this version**; the map shows where they will go
 
 # %%
 from helpers import plots
 
 alt = (
     "Map of the course: boxes for the notebooks 00 to 07 in two rows, "
-    "joined by arrows that name the files handed on. Notebook 00 is marked."
+    "joined by arrows that name the files handed on. Notebook 00 is "
+    "marked; 06 and 07 are not in this version."
 )
 plots.show(plots.plot_course_map(here="00"), alt)
 
@@ -108,7 +110,10 @@ plots.show(plots.plot_course_map(here="00"), alt)
 # The same map as a table:
 
 # %%
-steps = pd.DataFrame(plots.COURSE_STEPS)
+steps = pd.DataFrame([
+    step._replace(title=f"{step.title} (not in this version)")
+    if step.key > "05" else step for step in plots.COURSE_STEPS
+])
 steps.columns = ["notebook", "title", "hands to the next"]
 steps.replace("\n", " ", regex=True).set_index("notebook")
 
@@ -293,6 +298,8 @@ print(repr(prompt))
 # - The same prompt gives the same answer each time
 # - A request names everything that decides the answer: prompt, seed,
 #   temperature, cap
+# - *Ended by* `stop`: the model wrote its end token; by `length`: it was
+#   cut at the cap
 
 # %%
 from helpers.sampling import make_requests
@@ -309,7 +316,8 @@ def ask(problems, n, temperature):
 
 
 greedy = ask([problem], 1, 0.0)[0]
-print(greedy.request.seed, greedy.finish_reason, greedy.tokens)
+print(f"seed {greedy.request.seed}, ended by {greedy.finish_reason}, "
+      f"{greedy.tokens} tokens")
 print(greedy.response)
 
 # %% [markdown]
@@ -427,7 +435,8 @@ for row in sorted(rows, key=lambda row: row.sample):
 # %% [markdown]
 # - Training on its own right samples can make the good styles the usual
 #   ones: this is the whole idea of notebooks 02 and 03
-# - **Honest caveat**: what no sample ever solves, this cannot teach
+# - **Honest caveat**: what no sample ever solves is in no training row;
+#   that it stays unsolved is a rule of thumb, not a bound
 
 # %% [markdown]
 # ## 7. The run folder

@@ -333,8 +333,8 @@ pd.DataFrame(cells, index=[f"T = {t}" for t in TEMPERATURES])
 #   says in which range, and the intervals say how surely
 
 # %% [markdown]
-# - The gap is an upper bound: training can move pass@1 towards pass@k of
-#   the base model, not past what the samples contain
+# - The gap is a rule of thumb, not a bound: training moves pass@1 towards
+#   pass@k of the base model; what no sample contains is in no row
 
 # %% [markdown]
 # ### Four samples of one problem
@@ -387,17 +387,21 @@ print(session.provenance("distill"))
 # ## 6. The harvest report
 #
 # - First the numbers, then the picture, then the rows themselves
-# - **Solve rate**: share of samples that are right
-# - **pass@1**: problems whose first sample is right
+# - **Solve rate**: share of samples that are right; with equally many
+#   samples of each problem this *is* the mean pass@1 of section 4
+# - **First sample right**: share of problems; one draw of the same thing
 # - **Mixed**: problems with right *and* wrong samples; only these give pairs
 # - **Distinct fraction**: share of different texts among the samples
 
 # %%
 names = [k for k in metrics if k.startswith("pass@")] + ["mixed"]
-lines = [f"- {name}, problems: {metrics[name]['text']}" for name in names]
+words = {"pass@1": "first sample right"}
+lines = [f"- {words.get(name, name)}, problems: {metrics[name]['text']}"
+         for name in names]
 rate, cut = metrics["solve_rate"], metrics["truncated"]
 lines += [
-    f"- solve rate, samples: {rate['k']}/{rate['n']} ({rate['p']:.1%})",
+    f"- solve rate (mean pass@1), samples: {rate['k']}/{rate['n']} "
+    f"({rate['p']:.1%})",
     f"- cut off, samples: {cut['k']}/{cut['n']} ({cut['p']:.1%})",
     f"- distinct fraction: {metrics['distinct_fraction']:.3f}",
     f"- tokens in all: {metrics['tokens']:,}",
@@ -578,7 +582,7 @@ pd.DataFrame(rows, columns=columns).set_index("style")
 # - Keeping the right samples shifts the mixture towards the good styles
 
 # %% [markdown]
-# - That is the lever of notebook 03: no new arithmetic, better habits
+# - That is the lever of notebook 03: which habit is used
 
 # %% [markdown]
 # ## 7. What was kept
@@ -587,6 +591,11 @@ pd.DataFrame(rows, columns=columns).set_index("style")
 #
 # - One right response of each solved problem; the recipe says which one
 #   (`harvest.pick`)
+# - Only what the model ended itself is kept: a problem whose right samples
+#   were all cut gives no row, one whose right or wrong ones were all cut
+#   gives no pair
+# - So rows and cut rows add up to the solved problems above; pairs and cut
+#   pairs to the mixed ones, unless a prompt came twice
 
 # %%
 from helpers.records import PairRow, SftRow
@@ -596,6 +605,14 @@ pairs = read_records(run.file("pairs.jsonl"), PairRow)
 print("sft.jsonl:  ", len(sft_rows), "rows, pick:", recipe.harvest.pick)
 print("pairs.jsonl:", len(pairs), "pairs, at least",
       recipe.harvest.min_pairs, "were asked for")
+
+# %% [markdown]
+# - What the cap took
+
+# %%
+print("lost to the cap:", metrics["sft_rows_cut"], "rows and",
+      metrics["pairs_cut"], "pairs; prompts that came twice:",
+      metrics["repeated_prompts"])
 
 # %% [markdown]
 # - The first row: this text, and nothing else, goes into training
@@ -762,6 +779,26 @@ columns = ["our model", "mixed", "distinct fraction"]
 pd.DataFrame(rows, columns=columns).set_index("our model")
 
 # %% [markdown]
+# - The temperature alone, on the same problems, so paired
+
+# %%
+from helpers.stats import compare, format_p
+
+c = compare({p: is_mixed(rows) for p, rows in sweep[0.7].items()},
+            {p: is_mixed(rows) for p, rows in warm.items()})
+
+# %% [markdown]
+# - Won: mixed at T = 1 only; lost: mixed at T = 0.7 only
+
+# %%
+decided = "undecided" if c.verdict == "undecided" else "a change"
+display(Markdown(
+    f"T = 0.7 → T = 1: {c.only_after} of {c.n} problems became mixed, "
+    f"{c.only_before} stopped being so; {c.difference}, "
+    f"{format_p(c.p_value)}: {decided}"
+))
+
+# %% [markdown]
 # - With one seed for all samples the collapse is total: no problem can be
 #   mixed
 # - The published first run *had* mixed problems, so its samples were not all
@@ -801,7 +838,8 @@ display(Markdown(
 # %% [markdown]
 # ## 10. The honest caveat
 #
-# - Self-distillation cannot pass pass@k: what no sample solved is in no row
+# - What no sample solved is in no row; that training stays below the base
+#   model's pass@k is a rule of thumb, not a bound
 # - A right answer does not prove a right solution; some rows are right by
 #   luck, and we train on them
 # - The harvest leans to easy problems, and to lengths and habits that the
@@ -849,6 +887,6 @@ display(Markdown(
 #
 # **Handed on:** `sft.jsonl` to notebook 03, `pairs.jsonl` to notebook 04.
 #
-# **Next:** 03 · SFT – train on the rows, and count the steps before you
-# start.
+# **Next:** [03 · SFT](03_sft.ipynb) – train on the rows, and count the
+# steps before you start.
 

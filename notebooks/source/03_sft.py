@@ -223,6 +223,8 @@ print("\nCOMPLETION\n" + row.completion)
 # - The trainer turns a row into two lists of equal length
 # - **input ids**: what the model reads
 # - **labels**: what it must predict; −100 means *no loss here*
+# - The model shifts them by one inside: the label at position i is
+#   predicted from the tokens *before* i
 # - We let TRL's own trainer do it, on a few rows, and look
 
 # %%
@@ -489,8 +491,8 @@ table = pd.DataFrame(found).loc[list(NAMES)].rename(NAMES)
 table.round(1).map("{:g}".format)
 
 # %% [markdown]
-# - *cut at the cap* and *no answer* are habits, not arithmetic: training on
-#   right answers can mend those without any new knowledge
+# - *cut at the cap* and *no answer* are habits: training on right answers
+#   can mend those without any new knowledge
 
 # %% [markdown]
 # ## 8. Train
@@ -538,7 +540,11 @@ log = [json.loads(line) for line in text.splitlines()]
 losses = [entry for entry in log if "loss" in entry]
 
 # %% [markdown]
-# - The dotted line is explained below the table
+# - The rows are the model's own samples, so they are likely already, and
+#   the loss *per token* hardly moves
+# - What moves is the choice of style, and that is made at the first few
+#   tokens of an answer: a small part of the mean
+# - Dotted line: the mean $-\log p$ of the same rows when they were sampled
 
 # %%
 figure = plots.plot_loss(
@@ -550,19 +556,24 @@ figure = plots.plot_loss(
 )
 sampled = metrics["sampling_loss"]
 if sampled is not None:
-    figure.axes[0].axhline(sampled, color="black", linestyle=":")
+    line = figure.axes[0].axhline(
+        sampled, color="black", linestyle=":", label="−log p when sampled")
+    figure.axes[0].legend(handles=[line], frameon=False, fontsize=8)
 plots.show(figure, (
     "Training loss over optimizer steps as a rough line, with a dotted "
     "line at the loss recorded when the rows were sampled."
 ))
 
 # %% [markdown]
-# The numbers of the figure, as means over the epochs:
+# The numbers of the figure, by epoch. The last step of an epoch holds the
+# rows that are left over, so its end is a mean over ten steps:
 
 # %%
 steps = pd.DataFrame(losses)
 epoch = steps["epoch"].map(lambda x: f"epoch {ceil(x - 1e-9)}")
-table = steps.groupby(epoch)["loss"].agg(["first", "mean", "last"])
+table = steps.groupby(epoch)["loss"].agg(
+    ["first", "mean", lambda x: x.tail(10).mean()])
+table.columns = ["first step", "mean", "last ten steps"]
 table.round(3)
 
 # %% [markdown]
@@ -579,6 +590,8 @@ table.round(3)
 # %%
 def judge(first_loss, logprob):
     """The guard's verdict in words."""
+    if logprob is None:
+        return "Cannot be judged: −log p at sampling is not known."
     warning = guards.check_initial_loss(first_loss, logprob)
     return warning or "They agree."
 
@@ -592,11 +605,19 @@ display(Markdown(
     f"- recorded at sampling: "
     + ("not recorded" if sampled is None else f"{sampled:.3f}")
 ))
-print(judge(metrics["first_loss"], sampled and -sampled))
+print(judge(metrics["first_loss"], None if sampled is None else -sampled))
 
 # %% [markdown]
 # - The first batch is a sample of the rows, so the guard allows a margin
-# - **Make it fire**: the same rows with a much higher first loss
+# - **Make it fire**: a loss made up on purpose, ten times the first one
+
+# %%
+made_up = 10 * metrics["first_loss"]
+print(f"made up, not measured: {made_up:.3f}")
+print(judge(made_up, -(sampled or metrics["first_loss"])))
+
+# %% [markdown]
+# - And a published first loss
 
 # %%
 published_start = theirs.fact("sft.first_loss").value
@@ -604,11 +625,12 @@ display(Markdown(
     f"A published run on its own samples began at {published_start} nats a "
     f"token ({theirs.credit})."
 ))
-print(judge(published_start, -(sampled or 0.3)))
+print(judge(published_start, None))
 
 # %% [markdown]
-# - That run kept no record of $-\log p$, so the cause cannot be known now
-# - One recorded number would have said it before the money was spent
+# - Its $-\log p$ at sampling was not published, so nobody can say whether
+#   it began where it should
+# - One more recorded number would have settled it
 
 # %% [markdown]
 # ## 10. Merge
@@ -706,7 +728,7 @@ show_both("lost", first_with(True, False))
 show_both("wrong before and after", first_with(False, False))
 
 # %% [markdown]
-# - Compare the *form* first, then the arithmetic: which of the two changed?
+# - Compare the *style* first: does SFT open its answer like the base model?
 
 # %% [markdown]
 # ### The score, paired
@@ -769,11 +791,14 @@ table = pd.DataFrame(found).loc[list(NAMES)].rename(NAMES)
 table.round(1).map("{:g}".format)
 
 # %% [markdown]
-# - Where *cut* and *no answer* fell, the model settled on a form
-# - Where *finished, wrong* fell, it settled on a form in which it errs less
+# - Where *cut* and *no answer* fell, fewer answers were left open
+# - Where *finished, wrong* fell, fewer complete answers were wrong
 
 # %% [markdown]
-# - Neither is new arithmetic
+# - The gain goes with a change of **style**; whether the arithmetic *inside*
+#   a style changed is not shown here
+# - [Notebook 05](05_evaluation.ipynb) counts styles, and the right ones in
+#   each
 
 # %% [markdown]
 # ## 12. The honest caveat
@@ -784,8 +809,8 @@ table.round(1).map("{:g}".format)
 
 # %% [markdown]
 # - The rows are easy problems first: what no sample solved is in no row
-# - A gain in form is a gain on *this* grader; a reader who accepts any form
-#   would see less of it
+# - The gain is a change of style; what it is worth with another grader or
+#   another cap is not shown here (notebook 05 has the table of styles)
 
 # %%
 import psutil
@@ -829,4 +854,4 @@ display(Markdown("\n".join(
 #
 # **Handed on:** `sft/merged` to notebooks 04 and 05.
 #
-# **Next:** 04 · DPO – learn from the wrong answers too.
+# **Next:** [04 · DPO](04_dpo.ipynb) – learn from the wrong answers too.

@@ -104,6 +104,7 @@ print("seconds of the last run:", last)
 #   answer
 # - The difference of the two rewards is the **margin**; the loss knows
 #   nothing else
+# - Its unit is β·nats: nats of log probability, times β
 
 # %%
 import numpy as np
@@ -114,7 +115,7 @@ loss = np.log1p(np.exp(-margins))
 figure = plots.plot_curves(
     {"loss": (margins, loss)},
     title="The loss of one pair", subtitle="computed, no model",
-    xlabel="margin (nats)", ylabel="−log σ(margin)",
+    xlabel="margin (β·nats)", ylabel="−log σ(margin)",
 )
 figure.axes[0].plot([0], [np.log(2)], "o", color="black")
 plots.show(figure, (
@@ -293,7 +294,7 @@ except LabError as error:
 # ## 4. A few steps before many
 #
 # - `--smoke-steps 3`: the real code, on the pairs that three steps need
-# - It writes beside the run, not into it, and ends no stage
+# - It writes under `smoke/`, not into the results, and ends no stage
 # - On a rented machine this is the cheapest insurance there is
 
 # %%
@@ -380,17 +381,19 @@ logs = {tag: read_log(tag) for tag in VARIANTS}
 
 # %%
 figure = plots.plot_dpo_curves(logs, note=note)
+figure.axes[0].set_ylabel("margin (β·nats)")
 plots.show(figure, (
-    "Two panels by optimizer step. Left, the reward margin of both runs. "
+    "Three panels by optimizer step. Left, the reward margin of both runs. "
     "Right, accuracy and tie fraction. Values are in the table below."
 ))
 
 # %% [markdown]
-# The numbers of the figure, at the first and the last steps:
+# The numbers of the figure, at both ends. The last step holds the pairs that
+# are left over, so few; the end is the mean of the last ten steps:
 
 # %%
-def ends(log, key, last=5):
-    """First value, and the mean of the last ones."""
+def ends(log, key, last=10):
+    """First value, and the mean of the last ten."""
     tail = [row[key] for row in log[-last:]]
     both = log[0][key], sum(tail) / len(tail)
     return [f"{round(x, 4) + 0:.4f}" for x in both]  # no minus zero
@@ -401,7 +404,7 @@ keys = ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins",
 table = pd.DataFrame(
     [(tag, key, *ends(log, key))
      for tag, log in logs.items() for key in keys],
-    columns=["run", "logged", "first step", "last steps"],
+    columns=["run", "logged", "first step", "last ten steps"],
 )
 table.set_index(["run", "logged"])
 
@@ -411,8 +414,10 @@ table.set_index(["run", "logged"])
 # - At step one every pair is a tie: margin zero, loss ln 2
 # - TRL counts a pair as right when chosen is **greater** than rejected; a
 #   tie is not greater, so it counts as wrong
-# - So a run that has learned nothing shows an accuracy near **zero**, not
-#   near one half; only rounding in the last digit lifts some pairs above it
+# - So at step one the accuracy is near **zero**, not near one half; only
+#   rounding in the last digit lifts some pairs above it
+# - This holds for the *first* steps only: after some updates hardly a margin
+#   is exactly zero (`tie_fraction` above)
 
 # %%
 first = logs["dpo"][0]
@@ -425,7 +430,8 @@ for key in ("loss", "rewards/margins", "rewards/accuracies",
 #   in the tenth digit is greater than zero
 
 # %% [markdown]
-# - **Accuracy has no unit. The margin has: nats. Watch the margin**
+# - **Accuracy does not say how far. The margin does, in β·nats. Watch the
+#   margin**
 
 # %%
 from helpers.published import load_published
@@ -433,15 +439,20 @@ from helpers.published import load_published
 theirs = load_published("math-slm")
 accuracy = theirs.fact("dpo.final_accuracy").value
 margin = theirs.fact("dpo.final_margin").value
+band = recipe.dpo.noop_margin
+place = "inside" if abs(margin) < band else "outside"
 display(Markdown(
     f"- published final accuracy: {accuracy}\n"
-    f"- published final margin: {margin} nats\n\n*{theirs.credit}*"
+    f"- published final margin: {margin} β·nats, {place} our no-op band "
+    f"of ±{band:g}\n\n*{theirs.credit}*"
 ))
 
 # %% [markdown]
 # - The write-up read this accuracy as *worse than a coin*
-# - With a margin that close to zero, ties and noise alone could give it; the
-#   share of ties was not logged there, so nobody can say
+# - Ties explain such an accuracy at the first step, not at the last one
+# - A margin outside the band is not a no-op either, by our own alarm
+# - A last step is one batch, and neither the curve nor the share of ties was
+#   published: what it was, nobody can say
 
 # %% [markdown]
 # ## 7. The monitor
@@ -481,8 +492,8 @@ for step in range(1, 9):
 #
 # - Adam moves a weight by about the learning rate per step, whatever the
 #   size of the gradient
-# - So the **sum of all learning rates** of a run bounds how far an entry of
-#   the adapter can go
+# - So the **sum of all learning rates** of a run roughly limits how far an
+#   entry of the adapter can go
 
 # %% [markdown]
 # - bf16 has few digits: between two neighbours there is a gap, and a change
@@ -513,7 +524,7 @@ table = pd.DataFrame([
 table.set_index("run")
 
 # %% [markdown]
-# - The bound is for an entry of $A$ or $B$; what reaches a weight is the
+# - The limit is for an entry of $A$ or $B$; what reaches a weight is the
 #   *product* $BA$, where both factors are small
 # - A ratio far below one: most weights of a bf16 model will not notice
 # - A ratio above one is a permission, not a promise
@@ -580,7 +591,7 @@ table
 
 # %% [markdown]
 # - The published run merged into bf16 and evaluated the merged model; its
-#   *no effect* is therefore two effects in one: a small update, and rounding
+#   *no effect* may be two effects: a small update, and rounding
 
 # %% [markdown]
 # - The cure: merge in fp32, or evaluate the adapter unmerged, and always
@@ -662,7 +673,8 @@ columns = ["against sft", "problems", "other text", "other verdict"]
 pd.DataFrame(rows, columns=columns).set_index("against sft")
 
 # %% [markdown]
-# - Equal *scores* would not show this: as many can be won as lost
+# - No other verdict: then an equal *score* really is equal verdicts
+# - As many won as lost would give the same score, and be no such thing
 
 # %% [markdown]
 # ### The comparison
@@ -727,21 +739,22 @@ display(Markdown("\n".join(lines)))
 # %% [markdown]
 # - Why? The pull of a pair is $\beta\,\sigma(-\beta d)$, where $d$ is how
 #   many nats it has been moved; a high β pulls harder at first and lets go
-#   sooner
+#   sooner: the curves cross
 
 # %%
 distance = np.linspace(0, 60, 121)
 BETAS = (0.05, 0.1, 0.3)
 figure = plots.plot_curves(
-    {f"β = {b}": (distance, 1 / (1 + np.exp(b * distance)))
+    {f"β = {b}": (distance, b / (1 + np.exp(b * distance)))
      for b in BETAS},
     title="When does a pair stop pulling?", subtitle="computed, no model",
     xlabel="d: nats that the pair has been moved apart",
-    ylabel="σ(−β d)",
+    ylabel="β σ(−β d)",
 )
 plots.show(figure, (
-    "Three falling curves, one a beta: the pull of a pair over the "
-    "distance moved. The higher beta is, the sooner it falls."
+    "Three falling curves, one a beta: beta times sigma of minus beta d, "
+    "the pull of a pair, over the distance d it has been moved. The higher "
+    "beta is, the higher the curve starts and the sooner it falls."
 ))
 
 # %% [markdown]
@@ -762,7 +775,7 @@ pd.DataFrame(
 # ### Published stories that contradict this, or themselves
 #
 # - The math-slm write-up wants a *higher* β to force the answers apart: the
-#   opposite of what β does (shown below)
+#   opposite of what β does
 # - The [DPO notebook](https://github.com/rasbt/LLMs-from-scratch/blob/main/ch07/04_preference-tuning-with-dpo/dpo-from-scratch.ipynb)
 #   of *LLMs-from-scratch* says in one cell that a higher β *reduces* the
 #   impact of the difference to the reference, in a later cell that it
@@ -830,12 +843,14 @@ display(Markdown("\n".join(
 # ## Recap
 #
 # - **reward**: β times the log ratio of policy and reference
-# - **margin**: reward of chosen minus reward of rejected, in nats
-# - **tie fraction**: pairs whose margin is zero; accuracy counts them wrong
+# - **margin**: reward of chosen minus reward of rejected, in β·nats
+# - **tie fraction**: pairs whose margin is zero, all of them at step one;
+#   accuracy counts them wrong
 # - **ln 2**: the loss before the first step, or the reference is wrong
 # - **no-op alarm**: margin next to zero, so the evaluation will not move
 # - **half an ulp**: a smaller change is lost when a weight is stored
 #
 # **Handed on:** `dpo/merged` and `dpo-published/merged` to notebook 05.
 #
-# **Next:** 05 · Evaluation – four test sets, opened once.
+# **Next:** [05 · Evaluation](05_evaluation.ipynb) – four test sets, opened
+# once.

@@ -122,7 +122,10 @@ print("decided beforehand: base → sft on", MAIN)
 # - Greedy: no dice, so a difference between two models is theirs
 
 # %% [markdown]
-# - The cap is part of the benchmark: what is not finished by then is wrong
+# - The cap is part of the benchmark: what is not finished by then is cut
+# - A cut response is graded like any other: without a marked answer its last
+#   number counts (the last resort of notebook 01), and that happens to be
+#   right now and then
 
 # %%
 settings = recipe.evaluate
@@ -198,7 +201,7 @@ pd.DataFrame({
 #
 # - **finished, wrong**: a complete answer, and a wrong one: arithmetic or
 #   understanding
-# - **cut at the cap**: no time to finish: length
+# - **cut at the cap**: no time to finish, and wrong: length
 # - **no answer**: finished, but nothing that the grader could read: form
 
 # %% [markdown]
@@ -239,6 +242,21 @@ pd.DataFrame({
 # %% [markdown]
 # - Which of the wrong kinds shrank from base to SFT?
 # - What shrank from SFT to DPO?
+
+# %% [markdown]
+# - Cut is not always wrong: cut responses whose last number happened to be
+#   right stand among the *right* above
+
+# %%
+cut = {
+    (name, tag): [r.correct for r in results[tag][name]
+                  if r.finish_reason == "length"]
+    for name in problems for tag in TAGS
+}
+pd.DataFrame({
+    key: {"cut, right": sum(hits), "cut, wrong": len(hits) - sum(hits)}
+    for key, hits in cut.items()
+}).T.rename_axis(["set", "model"])
 
 # %% [markdown]
 # ## 5. The same problems, two models
@@ -353,8 +371,22 @@ table
 # - *Undecided* is not *no effect*: the interval shows what is still possible
 
 # %% [markdown]
-# - Equal counts are not equal answers: look at won **and** lost in the rows
-#   of DPO
+# - An equal score alone does not say equal answers: look at won **and** lost
+# - With the published settings of DPO:
+
+# %%
+for name in problems:
+    c = pairs["sft → dpo-published", name]
+    moved = c.only_after + c.only_before
+    print(f"{name}: score {c.before.k} → {c.after.k},",
+          f"{c.only_after} won, {c.only_before} lost:",
+          "other problems are right" if moved
+          else "exactly the same problems are right")
+
+# %% [markdown]
+# - Nothing won and nothing lost: there an equal score really is equal
+#   answers, right and wrong on the same problems
+# - Twelve won and twelve lost would look the same in a table of scores
 
 # %% [markdown]
 # ### One number over all sets?
@@ -426,14 +458,66 @@ for title, pair in [("won", x) for x in won[:2]] + [
     print()
 
 # %% [markdown]
-# - Form or arithmetic? The split of section 4 counts it; the three texts
-#   show what is behind the counts
+# - Style or arithmetic? Three texts are no count; so count the styles
+
+# %% [markdown]
+# ### In which style do they answer?
+#
+# - A style shows in its opening words, as in notebook 02 (tier `pocket`)
+
+# %%
+OPENINGS = {
+    "Step": "steps", "First,": "prose", "Okay,": "rambling",
+    "Let us see": "unmarked", "\\boxed": "bare",
+}
+
+
+def name_style(text):
+    """The style of a response, from its opening."""
+    for opening, style in OPENINGS.items():
+        if text.startswith(opening):
+            return style
+    if text[:1].isdigit() or text[:1] in "(-":
+        return "one line"
+    return "hashes" if "####" in text else "other"
+
+
+# %% [markdown]
+# - In each cell: the share of all answers, then right of total in this style
+
+# %%
+STYLES = ["one line", *OPENINGS.values(), "hashes", "other"]
+styles = {
+    tag: {style: [r.correct for r in results[tag][MAIN]
+                  if name_style(r.response) == style] for style in STYLES}
+    for tag in TAGS[:3]
+}
+pd.DataFrame({
+    tag: {style: f"{len(x) / len(results[tag][MAIN]):.0%}, "
+                 f"{sum(x)}/{len(x)} right" if x else "never"
+          for style, x in found.items()}
+    for tag, found in styles.items()
+}).rename_axis(f"style on {MAIN}")
+
+# %% [markdown]
+# - The first row is the story; here it is alone, with its interval
+
+# %%
+for tag, found in styles.items():
+    print(f"{tag}, answers in one line:",
+          proportion(len(found["one line"]), len(results[tag][MAIN])))
+
+# %% [markdown]
+# - Read *down* a column: how a model answers; read *along* a row: how often
+#   that style is right
+# - Along a row the problems differ, since each model chooses its style anew:
+#   a hint about the arithmetic inside a style, and no test of it
 
 # %% [markdown]
 # ## 8. Lengths before and after
 #
 # - Two forces pull on the length of what was kept
-# - What was cut could not be right: that favours *short* answers
+# - What was cut is never kept, right or not: that favours *short* answers
 # - Who writes out the steps errs less: that favours *long* ones
 
 # %% [markdown]
@@ -557,8 +641,8 @@ display(Markdown(f"*{theirs.credit}*"))
 #
 # - Results per problem were not at hand, so only an *unpaired* test is
 #   possible: it ignores that both models met the same problems
-# - But the totals bound every paired test: if all flips went one way, p
-#   would be smallest
+# - But the totals bound every paired test: *best paired p* is the smallest
+#   p that any paired table with this difference in totals can have
 
 # %%
 from helpers.stats import newcombe_difference, paired_bound, z_test_p
@@ -687,8 +771,37 @@ if seeds:
     display(table.rename_axis("run"))
 
 # %% [markdown]
-# - The base row is the same model under greedy decoding, so it must not
-#   move; all other movement is training
+# - The same for DPO, on the main set and on the one with new wordings
+
+# %%
+ASKED = [b.name for b in benchmarks if b.name in (MAIN, "shifted")]
+gains = {name: {} for name in ASKED}
+for seed, row in seeds.items():
+    for name in ASKED:
+        if name in row.get("dpo", {}):
+            gain = row["dpo"][name]["k"] - row["sft"][name]["k"]
+            gains[name][f"seed {seed}"] = gain / row["sft"][name]["n"]
+
+# %% [markdown]
+# - One column a set
+
+# %%
+display(pd.DataFrame({
+    f"sft → dpo, {name}": {key: f"{100 * gain:+.1f} points"
+                           for key, gain in found.items()}
+    for name, found in gains.items()
+}).rename_axis("run"))
+for name, found in gains.items():
+    fell = sum(gain < 0 for gain in found.values())
+    print(f"{name}: DPO fell below SFT in {fell} of {len(found)} seeds")
+
+# %% [markdown]
+# - Look at the spread before the mean, and at the sign on *both* sets: a
+#   gain where it was trained need not be one elsewhere
+
+# %% [markdown]
+# - The base is the same model under greedy decoding, so it must not move;
+#   all other movement is training and the draw of its samples
 
 # %% [markdown]
 # - A gain that is smaller than the spread over seeds is luck of the draw
@@ -722,15 +835,22 @@ rows = []
 for before, after in STEPS:
     c = pairs[f"{before} → {after}", MAIN]
     share = (c.only_before + c.only_after) / c.n
-    needed = "no change seen"
+    needed, enough = "no change seen", "–"
     if c.diff:
-        needed = f"{n_needed_paired(c.diff, share):,}"
-    rows.append((f"{before} → {after}", c.n, f"{share:.1%}", needed))
-columns = ["our step", "problems used", "flipped", "needed, paired"]
+        count = n_needed_paired(c.diff, share)
+        needed = f"{count:,}"
+        enough = "large enough" if c.n >= count else "too small"
+    step = f"{before} → {after}"
+    rows.append((step, c.n, f"{share:.1%}", needed, enough))
+columns = ["our step", "problems used", "flipped", "needed, paired",
+           "so the set is"]
 pd.DataFrame(rows, columns=columns).set_index("our step")
 
 # %% [markdown]
-# - A set that is large enough for one effect can be hopeless for the next
+# - The last column is computed, step by step: a set can be large enough for
+#   one effect and too small for the next
+# - It takes the change that was *seen* for the true one, so it is a guide
+#   for the next set, no verdict on this one
 
 # %% [markdown]
 # - That is a fact about the *sets*; it would be cheap to know it before a
@@ -806,4 +926,5 @@ display(Markdown("\n".join(
 # **Handed on:** `report.html`, with the grid, the paired tables and the
 # ledger.
 #
-# **Next:** 06 · GRPO – rewards instead of labels, where it is available.
+# **Next:** nothing in this version. 06 will be about GRPO: rewards instead
+# of labels. The map is in [00 · Start here](00_start_here.ipynb).
