@@ -70,7 +70,7 @@ def plot_dpo_curves(
         8.6, 4.2, mosaic="MA;MT", note=note
     )
     panels = (
-        (left, "rewards/margins", "rewards/margins (nats)"),
+        (left, "rewards/margins", "rewards/margins (β·nats)"),
         (upper, "rewards/accuracies", "rewards/accuracies"),
         (lower, "tie_fraction", "tie_fraction"),
     )
