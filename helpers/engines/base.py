@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,21 @@ class SampleRequest:
 
     ``prompt`` is the exact text the model reads, chat template included;
     no special token is added to it. ``temperature`` 0 means greedy.
-    ``max_new_tokens`` counts the end token.
+    ``max_new_tokens`` counts the end token. ``seed`` None leaves the random
+    numbers to the engine: such a sample cannot be drawn again. A text of
+    ``stop`` ends the response and is not part of it. ``logprobs`` asks for
+    the log p of every token.
     """
 
     problem_id: str
     sample: int
     prompt: str
-    seed: int
+    seed: int | None
     temperature: float
     top_p: float
     max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,12 @@ class SampledText:
     """One response drawn.
 
     ``response`` is the text without special tokens; ``finish_reason`` is
-    "stop" (the model wrote its end token) or "length" (cut at the cap);
+    "stop" (the model wrote its end token or a stop text), "length" (cut at
+    the cap) or "too_long" (prompt and cap do not fit the model's context:
+    nothing was drawn, the response is empty and has no tokens).
     ``tokens`` counts the end token; ``mean_logprob`` is the mean over these
-    tokens of log p in nats under the model itself (temperature 1, no top_p).
+    tokens of log p in nats under the model itself (temperature 1, no top_p),
+    0 without tokens. ``logprobs`` holds them one by one when asked for.
     """
 
     request: SampleRequest
@@ -46,15 +54,40 @@ class SampledText:
     finish_reason: str
     tokens: int
     mean_logprob: float
+    logprobs: tuple[float, ...] | None = None
 
 
 class Engine(Protocol):
-    """Anything that can sample; see ``transformers_engine``."""
+    """Anything that can sample; a context manager that frees what it holds.
+
+    ``tokenizer`` renders the prompts (see ``helpers.prompts``).
+    """
+
+    tokenizer: Any
 
     def sample(
         self, requests: Iterable[SampleRequest]
     ) -> Iterator[SampledText]:
-        """Yield one SampledText a request, as they finish."""
+        """Yield one SampledText a request, as they finish.
+
+        The requests are read as they are needed, never all at once.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Name, version and settings, for a run's metrics."""
+        ...
+
+    def close(self) -> None:
+        """Free memory and processes; may be called twice."""
+        ...
+
+    def __enter__(self) -> Engine:
+        """The engine itself."""
+        ...
+
+    def __exit__(self, *error: object) -> None:
+        """Close it, whatever happened."""
         ...
 
 

@@ -14,13 +14,16 @@ precision now and then changes a token).
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from transformers import (
     DynamicCache,
     GenerationConfig,
@@ -90,6 +93,28 @@ class TransformersEngine:
         self.end_ids = find_end_ids(model, tokenizer)
         pad = tokenizer.pad_token_id
         self.pad_id = self.end_ids[0] if pad is None else pad
+
+    def describe(self) -> dict[str, Any]:
+        """Name, version and settings of the engine."""
+        return {
+            "name": "transformers",
+            "version": transformers.__version__,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "max_batch_size": self.max_batch_size,
+        }
+
+    def close(self) -> None:
+        """Let go of the model, and of the device memory it held."""
+        self.model = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def __enter__(self) -> TransformersEngine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def sample(
         self, requests: Iterable[SampleRequest]

@@ -67,10 +67,30 @@ class DataConfig(Section):
 
 
 class EngineConfig(Section):
-    """How completions are sampled."""
+    """How completions are sampled.
 
-    name: Literal["transformers"] = "transformers"
+    ``transformers`` runs in this process; ``vllm`` starts servers of its own
+    or, with ``url``, uses one that runs already; ``replay`` gives back
+    recorded completions. None of the sizes: chosen by the planner.
+    """
+
+    name: Literal["transformers", "vllm", "replay"] = "transformers"
+    # transformers: most rows, and most tokens in the cache, at once
     max_batch_size: int = Field(default=128, gt=0)
+    max_batch_tokens: int | None = Field(default=None, gt=0)
+    # vllm
+    url: str | None = None
+    command: str = "vllm"
+    tensor_parallel_size: int | None = Field(default=None, gt=0)
+    data_parallel_size: int | None = Field(default=None, gt=0)
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    max_model_len: int | None = Field(default=None, gt=0)
+    max_concurrency: int = Field(default=256, gt=0)
+    enforce_eager: bool = False
+    startup_timeout_s: float = Field(default=900, gt=0)
+    request_timeout_s: float = Field(default=600, gt=0)
+    # replay: a samples file, or a folder of them
+    recording: str | None = None
 
 
 class SamplingConfig(Section):
@@ -80,6 +100,7 @@ class SamplingConfig(Section):
     temperature: float = Field(default=1.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_new_tokens: int = Field(gt=0)
+    stop: tuple[str, ...] = ()
 
 
 class HarvestConfig(Section):
