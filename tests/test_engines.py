@@ -115,9 +115,9 @@ class Recording(Engine):
         self.ids = {}
         return super().sample(requests)
 
-    def _finish(self, row):
-        self.ids[row.request] = row.new_ids
-        return super()._finish(row)
+    def _decode_segment(self, rows, cache, warpers):
+        super()._decode_segment(rows, cache, warpers)
+        self.ids |= {row.request: row.new_ids for row in rows}
 
 
 def test_mean_logprob_is_the_models_own(model, tokenizer):
@@ -229,11 +229,21 @@ def test_a_row_that_fits_nowhere_is_refused(model, tokenizer, monkeypatch):
         run(model, tokenizer, make_requests(tokenizer), 4)
 
 
-def test_too_long_and_empty_prompts_are_refused(model, tokenizer):
+def test_too_long_prompts_come_back_empty_and_said_so(model, tokenizer):
+    requests = make_requests(tokenizer)
+    requests[3] = replace(requests[3], max_new_tokens=600)
+    texts = run(model, tokenizer, requests, 4)
+    long = texts[requests[3].problem_id, requests[3].sample]
+    assert (long.finish_reason, long.tokens) == ("too_long", 0)
+    assert long.response == ""
+    reasons = [t.finish_reason for t in texts.values()]
+    assert reasons.count("too_long") == 1
+    only = run(model, tokenizer, [requests[3]], 4)
+    assert list(only.values()) == [long]
+
+
+def test_empty_prompts_are_refused(model, tokenizer):
     request = make_requests(tokenizer)[0]
-    long = replace(request, max_new_tokens=600)
-    with pytest.raises(LabError, match="512 positions"):
-        run(model, tokenizer, [long], 4)
     with pytest.raises(LabError, match="prompt is empty"):
         run(model, tokenizer, [replace(request, prompt="")], 4)
     assert run(model, tokenizer, [], 4) == {}
@@ -288,3 +298,94 @@ def test_sliding_window_model_matches_generate(tokenizer):
         assert got[request.problem_id, 0].response == tokenizer.decode(
             want, skip_special_tokens=True
         )
+
+
+def test_log_probabilities_come_when_asked_for(model, tokenizer):
+    asked = [replace(r, logprobs=True) for r in make_requests(tokenizer)]
+    with_them = run(model, tokenizer, asked, 4)
+    without = run(model, tokenizer, make_requests(tokenizer), 4)
+    for key, text in with_them.items():
+        assert len(text.logprobs) == text.tokens
+        mean = sum(text.logprobs) / text.tokens
+        assert text.mean_logprob == pytest.approx(mean)
+        assert without[key].logprobs is None
+        assert without[key].response == text.response
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_a_stop_text_ends_a_response_before_it(model, tokenizer, length):
+    """The same response, cut where the stop text begins."""
+    plain = run(model, tokenizer, make_requests(tokenizer), 4)
+    cut_some = False
+    for key, text in plain.items():
+        middle = len(text.response) // 2
+        stop = text.response[middle : middle + length]
+        if not stop.strip():
+            continue
+        request = replace(text.request, stop=("never written", stop))
+        (short,) = run(model, tokenizer, [request], 4).values()
+        assert short.response == text.response.split(stop)[0], key
+        assert short.finish_reason == "stop"
+        assert 1 <= short.tokens <= text.tokens
+        cut_some = cut_some or short.tokens < text.tokens
+    assert cut_some
+
+
+def test_the_cache_stays_within_its_tokens(model, tokenizer, monkeypatch):
+    requests = make_requests(tokenizer)
+    want = run(model, tokenizer, requests, 64)
+    real, seen = Engine._decode_segment, []
+
+    def decode(self, rows, cache, warpers):
+        seen.append((len(rows), max(row.longest for row in rows)))
+        return real(self, rows, cache, warpers)
+
+    monkeypatch.setattr(Engine, "_decode_segment", decode)
+    engine = Engine(model, tokenizer, max_batch_size=64, max_batch_tokens=200)
+    got = {
+        (t.request.problem_id, t.request.sample): t.response
+        for t in engine.sample(requests)
+    }
+    assert got == {key: text.response for key, text in want.items()}
+    assert all(n * width <= 200 or n == 1 for n, width in seen)
+    assert max(n for n, _ in seen) > 1
+
+
+def test_requests_are_read_a_window_at_a_time(model, tokenizer):
+    """A generator of many requests is never read to its end at once."""
+    read = 0
+
+    def many():
+        nonlocal read
+        for number in range(10_000):
+            read += 1
+            base = make_requests(tokenizer, cap=2)[number % 14]
+            yield replace(base, problem_id=f"p{number}")
+
+    engine = Engine(model, tokenizer, max_batch_size=4)
+    stream = engine.sample(many())
+    for _ in range(20):
+        next(stream)
+    assert read <= 3 * module.WINDOW_BATCHES * 4
+
+
+def test_settings_may_differ_within_a_call(model, tokenizer):
+    mixed = make_requests(tokenizer, 1.0, 1.0) + make_requests(
+        tokenizer, 0.0, 1.0
+    )
+    mixed = [replace(r, problem_id=f"{i}") for i, r in enumerate(mixed)]
+    mixed = mixed[::2] + mixed[1::2]
+    together = run(model, tokenizer, mixed, 5)
+    alone = run(model, tokenizer, mixed, 1)
+    assert {k: t.response for k, t in together.items()} == {
+        k: t.response for k, t in alone.items()
+    }
+
+
+def test_an_engine_describes_itself_and_lets_go(tiny_model, tokenizer):
+    with Engine(tiny_model, tokenizer, max_batch_size=3) as engine:
+        said = engine.describe()
+    assert said["name"] == "transformers"
+    assert said["max_batch_size"] == 3
+    assert said["version"] == transformers.__version__
+    assert engine.model is None

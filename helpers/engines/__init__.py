@@ -69,5 +69,8 @@ def make_engine(recipe: Recipe, model, tokenizer) -> Engine:
     from helpers.engines.transformers_engine import TransformersEngine
 
     return TransformersEngine(
-        model, tokenizer, max_batch_size=recipe.engine.max_batch_size
+        model,
+        tokenizer,
+        max_batch_size=recipe.engine.max_batch_size,
+        max_batch_tokens=recipe.engine.max_batch_tokens,
     )

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import psutil
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
+
+CUDA_SHARE, HOST_SHARE = 0.6, 0.25
 
 
 class RoomyLayer(DynamicLayer):
@@ -103,3 +106,29 @@ def _merge(
         ]
         start = stop
     return out
+
+
+def measure_room(model) -> int:
+    """Tokens whose keys and values fit into the free memory of its device.
+
+    ``CUDA_SHARE`` of what the driver calls free, ``HOST_SHARE`` of what is
+    available elsewhere; the rest is for activations and everybody else.
+    """
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or (
+        config.hidden_size // heads
+    )
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    per_token = (
+        2
+        * config.num_hidden_layers
+        * kv_heads
+        * head_dim
+        * model.dtype.itemsize
+    )
+    if model.device.type == "cuda":
+        free = torch.cuda.mem_get_info(model.device)[0] * CUDA_SHARE
+    else:
+        free = psutil.virtual_memory().available * HOST_SHARE
+    return max(1, int(free // per_token))

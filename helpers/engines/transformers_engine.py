@@ -18,7 +18,7 @@ import gc
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -36,37 +36,13 @@ from transformers.cache_utils import Cache
 
 from helpers.engines.base import SampledText, SampleRequest
 from helpers.engines.decoding import EnoughDone, PickToken, find_end_ids
-from helpers.engines.kv_cache import build_cache
+from helpers.engines.kv_cache import build_cache, measure_room
+from helpers.engines.rows import Row, refuse_long
 from helpers.errors import LabError
 
 SEGMENT_TOKENS = 16  # longest segment; bounds the room kept in the cache
+WINDOW_BATCHES = 16  # requests read ahead, in batches, to sort by length
 ATTENTION = {"full_attention", "sliding_attention"}
-
-
-@dataclass
-class _Row:
-    """A response in the making."""
-
-    request: SampleRequest
-    prompt_ids: list[int]
-    new_ids: list[int] = field(default_factory=list)
-    logprob: float = 0.0
-    uniforms: np.ndarray | None = None
-
-    def start(self) -> None:
-        """Forget what was drawn and prepare the row's random numbers."""
-        self.new_ids, self.logprob = [], 0.0
-        if self.request.temperature > 0:
-            stream = np.random.default_rng(self.request.seed)
-            self.uniforms = stream.random(self.request.max_new_tokens)
-
-    @property
-    def remaining(self) -> int:
-        return self.request.max_new_tokens - len(self.new_ids)
-
-    @property
-    def length(self) -> int:
-        return len(self.prompt_ids) + len(self.new_ids)
 
 
 class TransformersEngine:
@@ -78,11 +54,21 @@ class TransformersEngine:
         tokenizer: its tokenizer.
         max_batch_size: most rows decoded at once; halved, with the rows in
             flight started again, when the device runs out of memory.
+        max_batch_tokens: most tokens in the cache at once (rows times the
+            longest row at its cap); None measures the free memory.
     """
 
-    def __init__(self, model, tokenizer, *, max_batch_size: int = 64):
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        *,
+        max_batch_size: int = 64,
+        max_batch_tokens: int | None = None,
+    ):
         self.model, self.tokenizer = model, tokenizer
         self.max_batch_size = max_batch_size
+        self.max_batch_tokens = max_batch_tokens or measure_room(model)
         kinds = set(getattr(model.config, "layer_types", None) or ())
         if not kinds <= ATTENTION:
             raise LabError(
@@ -101,6 +87,7 @@ class TransformersEngine:
             "version": transformers.__version__,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "max_batch_size": self.max_batch_size,
+            "max_batch_tokens": self.max_batch_tokens,
         }
 
     def close(self) -> None:
@@ -121,74 +108,113 @@ class TransformersEngine:
     ) -> Iterator[SampledText]:
         """Yield one SampledText a request, as they finish.
 
+        Requests are read ``WINDOW_BATCHES`` batches at a time and sorted by
+        settings and length, so memory does not grow with their number.
+
         Raises:
-            LabError: a prompt and its cap do not fit the model's positions,
-                or one row alone does not fit the memory.
+            LabError: an empty prompt, or one row alone does not fit the
+                memory.
         """
-        groups: dict[tuple[float, float], list[_Row]] = {}
-        for row in self._encode(list(requests)):
-            key = (row.request.temperature, row.request.top_p)
-            groups.setdefault(key, []).append(row)
-        for (temperature, top_p), rows in groups.items():
-            rows.sort(key=lambda row: len(row.prompt_ids))
+        refused: list[SampledText] = []
+        rows = self._read(iter(requests), refused)
+        for (temperature, top_p), group in groupby(rows, _settings):
             warpers = LogitsProcessorList()
             if temperature not in (0.0, 1.0):
                 warpers.append(TemperatureLogitsWarper(float(temperature)))
             if top_p < 1.0:
                 warpers.append(TopPLogitsWarper(top_p))
-            yield from self._sample_group(deque(rows), warpers)
+            for text in self._sample_group(group, warpers):
+                yield text
+                yield from _drain(refused)
+        yield from _drain(refused)
 
-    def _encode(self, requests: Sequence[SampleRequest]) -> list[_Row]:
-        if not requests:
-            return []
+    def _read(
+        self, requests: Iterator[SampleRequest], refused: list[SampledText]
+    ) -> Iterator[Row]:
+        """Rows of one window after the other, the shortest prompts first."""
+        window = WINDOW_BATCHES * self.max_batch_size
+        while part := list(islice(requests, window)):
+            rows = self._encode(part, refused)
+            yield from sorted(rows, key=lambda r: (_settings(r), r.length))
+
+    def _encode(
+        self, requests: Sequence[SampleRequest], refused: list[SampledText]
+    ) -> list[Row]:
         prompts = list(dict.fromkeys(r.prompt for r in requests))
         encoded = self.tokenizer(prompts, add_special_tokens=False)
         ids = dict(zip(prompts, encoded["input_ids"], strict=True))
         limit = getattr(self.model.config, "max_position_embeddings", None)
+        ends, rows = frozenset(self.end_ids), []
         for request in requests:
-            need = len(ids[request.prompt]) + request.max_new_tokens
-            if not ids[request.prompt]:
+            row = Row(request, ids[request.prompt], ends, self._decode_text)
+            if not row.prompt_ids:
                 raise LabError(f"{request.problem_id}: the prompt is empty.")
-            if limit and need > limit:
-                raise LabError(
-                    f"{request.problem_id}: {len(ids[request.prompt])} prompt "
-                    f"tokens + max_new_tokens={request.max_new_tokens} is "
-                    f"more than the model's {limit} positions.",
-                    fix="lower max_new_tokens, or leave this problem out",
-                )
-        return [_Row(r, ids[r.prompt]) for r in requests]
+            if limit and row.longest > limit:
+                refused.append(refuse_long(request))
+            else:
+                rows.append(row)
+        return rows
+
+    def _decode_text(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(
+            ids,
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
 
     def _sample_group(
-        self, waiting: deque[_Row], warpers: LogitsProcessorList
+        self, source: Iterator[Row], warpers: LogitsProcessorList
     ) -> Iterator[SampledText]:
-        rows: list[_Row] = []
+        waiting: deque[Row] = deque()
+        rows: list[Row] = []
         cache: Cache | None = None
         keep: list[int] = []
-        while waiting or rows:
-            joining = []
-            while waiting and len(rows) + len(joining) < self.max_batch_size:
-                joining.append(waiting.popleft())
-                joining[-1].start()
+        while True:
+            joining = self._admit(rows, waiting, source)
             rows += joining
+            if not rows:
+                return
             try:
                 with torch.inference_mode(), self._own_generation_config():
                     cache = self._rebuild(rows, cache, keep, joining)
                     self._decode_segment(rows, cache, warpers)
-            except torch.OutOfMemoryError as error:
+            except (torch.OutOfMemoryError, RuntimeError) as error:
                 self._halve_batch(error)
                 waiting.extendleft(reversed(rows))
                 rows, cache, keep = [], None, []
                 continue
-            keep = [i for i, row in enumerate(rows) if not self._done(row)]
-            yield from (self._finish(r) for r in rows if self._done(r))
+            keep = [i for i, row in enumerate(rows) if not row.done]
+            yield from (row.finish() for row in rows if row.done)
             rows = [rows[i] for i in keep]
+
+    def _admit(
+        self, rows: Sequence[Row], waiting: deque[Row], source: Iterator[Row]
+    ) -> list[Row]:
+        """Rows that may join now: at most a batch, within the token room.
+
+        A row counts with its length at the cap, times the rows of the batch:
+        the cache is as wide as its longest row.
+        """
+        joining: list[Row] = []
+        widest = max((row.longest for row in rows), default=0)
+        while (count := len(rows) + len(joining)) < self.max_batch_size:
+            if not waiting:
+                waiting.extend(islice(source, 1))
+            if not waiting:
+                break
+            widest = max(widest, waiting[0].longest)
+            if count and (count + 1) * widest > self.max_batch_tokens:
+                break
+            joining.append(waiting.popleft())
+            joining[-1].start()
+        return joining
 
     def _rebuild(
         self,
-        rows: Sequence[_Row],
+        rows: Sequence[Row],
         cache: Cache | None,
         keep: Sequence[int],
-        joining: Sequence[_Row],
+        joining: Sequence[Row],
     ) -> Cache:
         """A cache of ``rows`` without their last tokens, and some room."""
         new, join = None, []
@@ -230,7 +256,7 @@ class TransformersEngine:
         )
 
     def _decode_segment(
-        self, rows: Sequence[_Row], cache: Cache, warpers: LogitsProcessorList
+        self, rows: Sequence[Row], cache: Cache, warpers: LogitsProcessorList
     ) -> None:
         device, width = self.model.device, max(row.length for row in rows)
         remaining = torch.tensor([r.remaining for r in rows], device=device)
@@ -254,9 +280,9 @@ class TransformersEngine:
         for row, ids, values in zip(
             rows, output[:, width:].tolist(), logprobs, strict=True
         ):
-            self._extend(row, ids, values)
+            row.extend(ids, values)
 
-    def _stack_uniforms(self, rows: Sequence[_Row], steps: int):
+    def _stack_uniforms(self, rows: Sequence[Row], steps: int):
         if rows[0].uniforms is None:
             return None
         table = np.zeros((len(rows), steps))
@@ -267,33 +293,6 @@ class TransformersEngine:
         if self.model.device.type == "mps":
             uniforms = uniforms.float()
         return uniforms.to(self.model.device)
-
-    def _extend(self, row: _Row, ids: list[int], values: list[float]) -> None:
-        """Take over a segment's tokens up to the end token or the cap."""
-        for token, value in zip(ids, values, strict=True):
-            if self._done(row):
-                return
-            row.new_ids.append(token)
-            row.logprob += value
-
-    def _done(self, row: _Row) -> bool:
-        ended = bool(row.new_ids) and row.new_ids[-1] in self.end_ids
-        return ended or row.remaining <= 0
-
-    def _finish(self, row: _Row) -> SampledText:
-        text = self.tokenizer.decode(
-            row.new_ids,
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
-        stopped = row.new_ids[-1] in self.end_ids
-        return SampledText(
-            request=row.request,
-            response=text,
-            finish_reason="stop" if stopped else "length",
-            tokens=len(row.new_ids),
-            mean_logprob=row.logprob / len(row.new_ids),
-        )
 
     @contextmanager
     def _own_generation_config(self):
@@ -310,11 +309,25 @@ class TransformersEngine:
             self.model.generation_config = theirs
 
     def _halve_batch(self, error: Exception) -> None:
+        """Go on with half the batch after an out-of-memory error only."""
+        cuda = isinstance(error, torch.OutOfMemoryError)
+        if not cuda and "can't allocate memory" not in str(error):
+            raise error
         if self.max_batch_size == 1:
             raise LabError(
                 "One response alone does not fit into the device's memory.",
                 fix="lower max_new_tokens, or quantize the model",
             ) from error
         self.max_batch_size //= 2
-        torch.cuda.empty_cache()
+        if cuda:
+            torch.cuda.empty_cache()
         print(f"Out of memory: going on with batches of {self.max_batch_size}")
+
+
+def _settings(row: Row) -> tuple[float, float]:
+    return row.request.temperature, row.request.top_p
+
+
+def _drain(texts: list[SampledText]) -> Iterator[SampledText]:
+    while texts:
+        yield texts.pop()
