@@ -1,4 +1,4 @@
-"""The command line: ``mathslm doctor | distill | sft | … | course``.
+"""The command line: ``mathslm doctor | grade | distill | sft | … | course``.
 
 Options, recipe and run folder are checked before torch is imported, so a
 wrong one fails in well under a second: one message, exit code 2. Each stage
@@ -9,43 +9,31 @@ also runs as ``python -m helpers.<stage>`` (:func:`main_stage`), which is what
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
-from typer.core import TyperGroup
 
+from helpers.cli_base import (
+    Force,
+    LabGroup,
+    RunFolder,
+    Sets,
+    SmokeSteps,
+    Tier,
+    Variant,
+    load_setup,
+    open_run,
+    out,
+    require_run,
+    show_metrics,
+)
+from helpers.cli_grading import grade, regrade
 from helpers.errors import LabError, did_you_mean
 from helpers.recipes import Recipe, list_recipes, load_recipe
 from helpers.runs import RunDir
-
-DEFAULT_TIER = "pocket"
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
-
-
-class LabGroup(TyperGroup):
-    """Print a LabError as one message instead of a traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command; LabError ends with 2, Ctrl-C with 130."""
-        try:
-            return super().invoke(ctx)
-        except LabError as error:
-            err.print("Error:", style="bold red", end=" ")
-            err.print(str(error), markup=False, soft_wrap=True)
-            raise typer.Exit(getattr(error, "exit_code", 2)) from None
-        except KeyboardInterrupt:
-            err.print(
-                "Stopped. What was finished is kept; the same command "
-                "carries on from there."
-            )
-            raise typer.Exit(130) from None
-
 
 app = typer.Typer(
     cls=LabGroup,
@@ -54,62 +42,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Math-SLM Lab: distill, train, merge, evaluate, report.",
 )
-
-Tier = Annotated[
-    str | None,
-    typer.Option(
-        help="Recipe: a shipped name or a .yaml file. Default: the run "
-        "folder's own recipe, else pocket."
-    ),
-]
-RunFolder = Annotated[
-    Path | None,
-    typer.Option("--run-dir", help="Run folder. Default: runs/<tier>."),
-]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change one value of the recipe, e.g. sft.epochs=1. Repeatable.",
-    ),
-]
-Force = Annotated[
-    bool,
-    typer.Option(
-        "--force", help="Compute again; the old output is set aside."
-    ),
-]
-SmokeSteps = Annotated[
-    int | None,
-    typer.Option(min=1, help="Stop after this many steps: a trial run."),
-]
-Variant = Annotated[
-    str | None, typer.Option(help="A name under dpo_variants of the recipe.")
-]
-
-
-def load_setup(
-    tier: str | None, run_dir: Path | None, sets: list[str] | None
-) -> tuple[Recipe, Path]:
-    """The recipe and the folder that the options name; creates nothing.
-
-    Without ``tier`` a run folder's own recipe is used, else ``pocket``.
-    """
-    stored = run_dir / "recipe.yaml" if run_dir else None
-    if tier is None and stored and stored.is_file():
-        recipe = load_recipe(stored, sets or ())
-    else:
-        recipe = load_recipe(tier or DEFAULT_TIER, sets or ())
-    return recipe, run_dir or Path("runs") / recipe.name
-
-
-def open_run(
-    tier: str | None, run_dir: Path | None, sets: list[str] | None
-) -> tuple[Recipe, RunDir]:
-    """Check recipe and run folder; the folder is created when new."""
-    recipe, folder = load_setup(tier, run_dir, sets)
-    return recipe, RunDir.open(folder, recipe)
+app.command()(grade)
+app.command()(regrade)
 
 
 def dpo_tag(recipe: Recipe, variant: str | None) -> str:
@@ -122,32 +56,6 @@ def call_stage(module: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """Import ``helpers.<module>`` (heavy) and call its ``run_<module>``."""
     stage = import_module(f"helpers.{module}")
     return getattr(stage, f"run_{module}")(*args, **kwargs)
-
-
-def show_metrics(title: str, metrics: Mapping[str, Any], run: RunDir) -> None:
-    """Print what a stage measured as a small table."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("measure")
-    table.add_column("value", justify="right")
-    for name, value in flatten(metrics):
-        table.add_row(name, value)
-    if table.row_count:
-        out.print(table)
-    out.print(f"Run folder: {run.path}", soft_wrap=True)
-
-
-def flatten(
-    metrics: Mapping[str, Any], prefix: str = ""
-) -> Iterable[tuple[str, str]]:
-    """Yield ``("a.b", "text")`` for every plain value in nested dicts."""
-    for key, value in metrics.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{name}.")
-        elif isinstance(value, float):
-            yield name, f"{value:.4g}"
-        elif isinstance(value, str | int) or value is None:
-            yield name, str(value)
 
 
 @app.command()
@@ -287,11 +195,7 @@ def report(
 ) -> None:
     """Write report.html from what the run folder holds."""
     recipe, folder = load_setup(tier, run_dir, sets)
-    if not (folder / "recipe.yaml").is_file():
-        raise LabError(
-            f"There is no run in {folder}.",
-            fix="make one first: mathslm course, or name another --run-dir",
-        )
+    require_run(folder)
     if not tier and not sets:
         recipe = load_recipe(folder / "recipe.yaml")
     run = RunDir.open(folder, recipe)

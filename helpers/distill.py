@@ -11,24 +11,24 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
-from helpers.checkpoints import fingerprint_model
-from helpers.engines import Engine, make_engine
+from helpers.engines import Engine, open_engine
 from helpers.errors import LabError
-from helpers.grading import GRADER_VERSION
 from helpers.guards import check_distinct_fraction
 from helpers.harvest import (
     Harvest,
     distinct_fraction,
+    group_samples,
     harvest_pairs,
     measure_samples,
 )
-from helpers.models import load_model, model_path
+from helpers.locks import require_unlocked
+from helpers.models import model_path
 from helpers.problems import load_problems
 from helpers.recipes import Recipe, recipe_hash
-from helpers.records import Completion, Problem, write_records
+from helpers.records import Problem, write_records
 from helpers.runs import (
     RunDir,
     hash_file,
@@ -36,12 +36,15 @@ from helpers.runs import (
     require_space,
     resolve_data,
 )
+from helpers.sample_file import Sample, SampleFile, iter_samples
+from helpers.sample_store import describe_sampling, open_samples
 from helpers.sampling import (
     Speed,
-    make_requests,
-    open_samples,
+    iter_requests,
     sample_missing,
+    say_unusable,
 )
+from helpers.verdicts import say_old_grades
 
 SAMPLES = "samples/distill.jsonl"
 STAGE = "distill"
@@ -87,17 +90,20 @@ def run_distill(
     inputs = describe_inputs(recipe, run, wanted)
     if run.is_done(STAGE, inputs, force):
         print(f"{STAGE}: done with these inputs, loaded.")
+        say_old_grades(run, [SAMPLES])
         return run.metrics()[STAGE]
     with run.stage(STAGE, inputs) as record:
-        done = open_samples(run, SAMPLES, _sample_inputs(recipe, run), force)
+        begun = open_samples(run, SAMPLES, _sample_inputs(recipe, run), force)
         floor = 0 if smoke_steps is not None else recipe.harvest.min_pairs
-        sampler = _Sampler(recipe, run, done)
-        harvest, used = collect(sampler, problems, wanted, floor)
+        with _Sampler(recipe, run, begun) as sampler:
+            harvest, used = collect(sampler, problems, wanted, floor)
         metrics = measure_samples(sampler.rows_of(used), harvest)
         metrics["pair_floor"] = floor
         metrics["tokens_per_second"] = sampler.speed.tokens_per_second
-        write_records(run.file("sft.jsonl"), harvest.sft)
-        write_records(run.file("pairs.jsonl"), harvest.pairs)
+        metrics["engine"] = sampler.described
+        _say_unusable(metrics)
+        write_records(run.file("sft.jsonl"), harvest.iter_sft())
+        write_records(run.file("pairs.jsonl"), harvest.iter_pairs())
         record["outputs"] = [SAMPLES, "sft.jsonl", "pairs.jsonl"]
         record["metrics"] = metrics
     return metrics
@@ -114,77 +120,100 @@ def describe_inputs(
 
 
 def _sample_inputs(recipe: Recipe, run: RunDir) -> dict[str, str]:
-    """Hashes of all that one sample depends on besides its problem."""
-    base = model_path(recipe, run, "base")
+    """All that the samples depend on; the engine does not count."""
+    settings = recipe.sampling
     return {
-        "model": fingerprint_model(base, recipe.model.revision),
-        "precision": recipe_hash(recipe, "model"),
         "problems": hash_file(resolve_data(recipe.data.train)),
-        "template": recipe.data.prompt_template,
-        "sampling": recipe_hash(recipe, "sampling", "seed"),
-        "grader": GRADER_VERSION,
+        "n": str(settings.n),
+        **describe_sampling(
+            recipe,
+            model_path(recipe, run, "base"),
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            max_new_tokens=settings.max_new_tokens,
+            stop=settings.stop,
+        ),
     }
+
+
+def _say_unusable(metrics: dict[str, Any]) -> None:
+    counts = [metrics[name]["k"] for name in ("too_long", "empty")]
+    say_unusable(STAGE, *counts, metrics["samples"])
 
 
 def _open_smoke_run(recipe: Recipe, run: RunDir) -> RunDir:
     folder = run.file("smoke", STAGE)
+    require_unlocked(folder)
     shutil.rmtree(folder, ignore_errors=True)
     print(f"Smoke run: everything goes to {name_folder(folder)}.")
     return RunDir.open(folder, recipe)
 
 
 class _Sampler:
-    """The samples so far, and the engine once it is needed."""
+    """The samples so far, and the engine once it is needed.
 
-    def __init__(self, recipe: Recipe, run: RunDir, done: list[Completion]):
-        self.recipe, self.run, self.done = recipe, run, done
+    A context manager: the engine is closed whatever happens.
+    """
+
+    def __init__(self, recipe: Recipe, run: RunDir, samples: SampleFile):
+        self.recipe, self.run, self.samples = recipe, run, samples
         self.speed = Speed()
+        self.described: dict[str, Any] | None = None
+        self._stack = ExitStack()
         self._engine: Engine | None = None
-        self._tokenizer: Any = None
+        self._rows: list[Sample] = []
+        self._rows_of_size = 0
 
-    def rows_of(
-        self, problems: Sequence[Problem]
-    ) -> dict[str, list[Completion]]:
+    def __enter__(self) -> _Sampler:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._engine is not None:
+            self.described = self._engine.describe()
+        self._stack.close()
+
+    def rows_of(self, problems: Sequence[Problem]) -> dict[str, list[Sample]]:
         """``{problem id: its samples in order}``, in the problems' order."""
-        rows: dict[str, list[Completion]] = {p.id: [] for p in problems}
-        for row in self.done:
-            if row.problem_id in rows:
-                rows[row.problem_id].append(row)
-        for samples in rows.values():
-            samples.sort(key=lambda row: row.sample)
-        return rows
+        path = self.samples.path
+        size = path.stat().st_size if path.is_file() else 0
+        if size != self._rows_of_size:
+            self._rows, self._rows_of_size = list(iter_samples(path)), size
+        return group_samples(self._rows, problems)
 
     def sample(self, problems: Sequence[Problem], title: str) -> None:
         """Sample what these problems lack."""
-        n = self.recipe.sampling.n
-        if all(len(rows) == n for rows in self.rows_of(problems).values()):
+        settings = self.recipe.sampling
+        self.samples.refresh()
+        if not self.samples.count_missing(problems, settings.n):
             return
-        if self._engine is None:
-            model, self._tokenizer = load_model(self.recipe)
-            self._engine = make_engine(self.recipe, model, self._tokenizer)
-        requests = make_requests(
-            problems,
-            self._tokenizer,
-            self.recipe.data.prompt_template,
-            n=n,
-            run_seed=self.recipe.seed,
-            temperature=self.recipe.sampling.temperature,
-            top_p=self.recipe.sampling.top_p,
-            max_new_tokens=self.recipe.sampling.max_new_tokens,
-        )
+        engine = self._open_engine()
         sample_missing(
-            self._engine,
-            requests,
-            self.done,
+            engine,
+            iter_requests(
+                problems,
+                engine.tokenizer,
+                self.recipe.data.prompt_template,
+                n=settings.n,
+                run_seed=self.recipe.seed,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                max_new_tokens=settings.max_new_tokens,
+                stop=settings.stop,
+            ),
+            self.samples,
             {p.id: p.answer for p in problems},
-            self.path,
             title=title,
+            total=len(problems) * settings.n,
+            n=settings.n,
             speed=self.speed,
         )
 
-    @property
-    def path(self) -> Path:
-        return self.run.file(SAMPLES)
+    def _open_engine(self) -> Engine:
+        if self._engine is None:
+            self._engine = self._stack.enter_context(
+                open_engine(self.recipe, log_dir=self.run.file("logs"))
+            )
+        return self._engine
 
     def harvest(self, problems: Sequence[Problem]) -> Harvest:
         """Rows and pairs of these problems."""
@@ -210,18 +239,18 @@ def collect(
     used = problems[:wanted]
     sampler.sample(used, "distill")
     harvest = sampler.harvest(used)
-    while len(harvest.pairs) < floor and len(used) < len(problems):
-        more = size_next_slice(len(harvest.pairs), len(used), floor)
+    while len(harvest.matched) < floor and len(used) < len(problems):
+        more = size_next_slice(len(harvest.matched), len(used), floor)
         print(
-            f"{len(harvest.pairs)} pairs of {floor} after {len(used)} "
+            f"{len(harvest.matched)} pairs of {floor} after {len(used)} "
             f"problems: going on with the next {more}."
         )
         old, used = len(used), problems[: len(used) + more]
         sampler.sample(used[old:], "distill, next slice")
         harvest = sampler.harvest(used)
-    if len(harvest.pairs) < floor:
+    if len(harvest.matched) < floor:
         print(
-            f"The problem set is exhausted: {len(harvest.pairs)} pairs from "
+            f"The problem set is exhausted: {len(harvest.matched)} pairs from "
             f"all {len(used)} problems, {floor} were asked for "
             "(harvest.min_pairs)."
         )

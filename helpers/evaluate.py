@@ -10,29 +10,34 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from helpers import stats
-from helpers.checkpoints import fingerprint_model, require_current_merge
-from helpers.engines import Engine, make_engine
+from helpers.checkpoints import require_current_merge
+from helpers.engines import Engine, open_engine
 from helpers.errors import LabError, did_you_mean
-from helpers.grading import GRADER_VERSION
-from helpers.models import load_model, model_path
+from helpers.models import model_path
 from helpers.problems import load_problems
-from helpers.recipes import Recipe, recipe_hash
+from helpers.recipes import Recipe
 from helpers.recipes.schema import BenchmarkConfig
 from helpers.records import Completion, Problem, read_json, read_records
-from helpers.runs import RunDir, hash_file, require_space, resolve_data
-from helpers.sampling import (
-    Speed,
-    make_requests,
-    open_samples,
-    sample_missing,
+from helpers.runs import (
+    RETIRED_INPUTS,
+    RunDir,
+    hash_file,
+    require_space,
+    resolve_data,
 )
+from helpers.sample_file import SampleFile, is_empty
+from helpers.sample_store import describe_sampling, open_samples
+from helpers.sampling import iter_requests, sample_missing, say_unusable
+from helpers.verdicts import load_graded, say_old_grades
 
 TAGS = ("base", "sft", "dpo")
 SPACE_MB = 50
+TOP_P = 1.0
 
 
 def run_evaluate(
@@ -57,7 +62,8 @@ def run_evaluate(
 
     Returns:
         ``{tag: {benchmark: {k, n, truncated_wrong, finished_wrong,
-        no_answer, mean_tokens}}}``; the four counts add up to n.
+        no_answer, too_long, empty, mean_tokens}}}``; k and the three kinds
+        of wrong add up to n.
 
     Raises:
         LabError: unknown tag or benchmark, no such model or problem file,
@@ -77,7 +83,8 @@ def load_results(run: RunDir, tag: str, benchmark: str) -> list[Completion]:
     """The lines of one model on one benchmark, in the problems' order.
 
     Raises:
-        LabError: this model has not been run on it, or not to the end.
+        LabError: this model has not been run on it, or not to the end, or
+            models were graded on it by different versions of the grader.
     """
     config = _choose_benchmarks(run.recipe, [benchmark])[0]
     command = f"mathslm evaluate --model {tag} --benchmark {benchmark}"
@@ -87,7 +94,8 @@ def load_results(run: RunDir, tag: str, benchmark: str) -> list[Completion]:
             f"{run.label} has no results of '{tag}' on '{benchmark}'.",
             fix=f"{command} --run-dir {run.label}",
         )
-    rows = {row.problem_id: row for row in read_records(path, Completion)}
+    graded = load_graded(run, benchmark, tag)
+    rows = {row.problem_id: row for row in graded}
     problems = load_problems(config.path, config.n)
     missing = [p.id for p in problems if p.id not in rows]
     if missing:
@@ -101,7 +109,11 @@ def load_results(run: RunDir, tag: str, benchmark: str) -> list[Completion]:
 
 
 def summarize_results(rows: Sequence[Completion]) -> dict[str, Any]:
-    """Counts of one benchmark: right, and wrong by kind; mean tokens."""
+    """Counts of one benchmark: right, and wrong by kind; mean tokens.
+
+    ``no_answer`` holds those that were not drawn at all (``too_long``: the
+    prompt and the cap exceed the context) and most ``empty`` ones.
+    """
     wrong = [row for row in rows if not row.correct]
     cut = [row for row in wrong if row.finish_reason == "length"]
     ended = [row for row in wrong if row.finish_reason != "length"]
@@ -112,6 +124,8 @@ def summarize_results(rows: Sequence[Completion]) -> dict[str, Any]:
         "truncated_wrong": len(cut),
         "finished_wrong": len(ended) - len(silent),
         "no_answer": len(silent),
+        "too_long": sum(row.finish_reason == "too_long" for row in rows),
+        "empty": sum(map(is_empty, rows)),
         "mean_tokens": statistics.fmean(row.tokens for row in rows),
     }
 
@@ -144,16 +158,13 @@ def _require_model(recipe: Recipe, run: RunDir, tag: str) -> Path:
 
 def _describe_inputs(recipe: Recipe, path: Path) -> dict[str, str]:
     """What every line depends on besides its own problem."""
-    settings = recipe.evaluate
-    return {
-        "model": fingerprint_model(path, recipe.model.revision),
-        "precision": recipe_hash(recipe, "model"),
-        "template": recipe.data.prompt_template,
-        "max_new_tokens": str(settings.max_new_tokens),
-        "temperature": str(settings.temperature),
-        "seed": str(recipe.seed) if settings.temperature > 0 else "greedy",
-        "grader": GRADER_VERSION,
-    }
+    return describe_sampling(
+        recipe,
+        path,
+        temperature=recipe.evaluate.temperature,
+        top_p=TOP_P,
+        max_new_tokens=recipe.evaluate.max_new_tokens,
+    )
 
 
 def _describe_benchmarks(recipe: Recipe, names: set[str]) -> dict[str, str]:
@@ -166,7 +177,8 @@ def _describe_benchmarks(recipe: Recipe, names: set[str]) -> dict[str, str]:
 
 def _read_stage_inputs(run: RunDir, stage: str) -> dict[str, str]:
     path = run.file("stages", f"{stage.replace('/', '-')}.json")
-    return read_json(path)["inputs"] if path.is_file() else {}
+    inputs = read_json(path)["inputs"] if path.is_file() else {}
+    return {k: v for k, v in inputs.items() if k not in RETIRED_INPUTS}
 
 
 def _load_earlier(
@@ -199,6 +211,7 @@ def _evaluate_model(
     extends = not force and earlier.items() < inputs.items()
     if not extends and run.is_done(stage, inputs, force):
         print(f"{stage}: done with these inputs, loaded.")
+        say_old_grades(run, [_result_name(tag, name) for name in asked])
         saved = run.metrics()[stage]
         return {name: saved[name] for name in asked}
     saved = run.metrics().get(stage, {}) if earlier and not force else {}
@@ -208,6 +221,7 @@ def _evaluate_model(
         merged = saved | scores
         record["metrics"] = {n: merged[n] for n in names if n in merged}
         record["outputs"] = [_result_name(tag, n) for n in record["metrics"]]
+        say_old_grades(run, record["outputs"])
     return {name: scores[name] for name in asked}
 
 
@@ -221,49 +235,52 @@ def _score_sets(
     force: bool,
 ) -> dict[str, Any]:
     """Sample what is missing, benchmark by benchmark; return the counts."""
-    scores, engine, tokenizer = {}, None, None
-    for name, problems in sets.items():
-        inputs = common | _describe_benchmarks(recipe, {name})
-        done = open_samples(run, _result_name(tag, name), inputs, force)
-        if len({row.problem_id for row in done}) < len(problems):
-            if engine is None:
-                model, tokenizer = load_model(recipe, path)
-                engine = make_engine(recipe, model, tokenizer)
-            _answer(recipe, run, tag, name, problems, done, engine, tokenizer)
-        scores[name] = summarize_results(done)
-        score = stats.proportion(scores[name]["k"], scores[name]["n"])
-        print(f"{tag} on {name}: {score}")
+    scores: dict[str, Any] = {}
+    engine: Engine | None = None
+    with ExitStack() as stack:
+        for name, problems in sets.items():
+            inputs = common | _describe_benchmarks(recipe, {name})
+            samples = open_samples(run, _result_name(tag, name), inputs, force)
+            if samples.count_missing(problems, 1):
+                engine = engine or stack.enter_context(
+                    open_engine(recipe, path, log_dir=run.file("logs"))
+                )
+                _answer(recipe, f"{tag} on {name}", problems, samples, engine)
+            rows = read_records(samples.path, Completion)
+            scores[name] = summarize_results(rows)
+            _say_score(f"{tag} on {name}", scores[name])
     return scores
+
+
+def _say_score(title: str, counts: dict[str, Any]) -> None:
+    say_unusable(title, counts["too_long"], counts["empty"], counts["n"])
+    print(f"{title}: {stats.proportion(counts['k'], counts['n'])}")
 
 
 def _answer(
     recipe: Recipe,
-    run: RunDir,
-    tag: str,
-    name: str,
+    title: str,
     problems: Sequence[Problem],
-    done: list[Completion],
+    samples: SampleFile,
     engine: Engine,
-    tokenizer: Any,
 ) -> None:
-    requests = make_requests(
+    requests = iter_requests(
         problems,
-        tokenizer,
+        engine.tokenizer,
         recipe.data.prompt_template,
         n=1,
         run_seed=recipe.seed,
         temperature=recipe.evaluate.temperature,
-        top_p=1.0,
+        top_p=TOP_P,
         max_new_tokens=recipe.evaluate.max_new_tokens,
     )
     sample_missing(
         engine,
         requests,
-        done,
+        samples,
         {p.id: p.answer for p in problems},
-        run.file(_result_name(tag, name)),
-        title=f"{tag} on {name}",
-        speed=Speed(),
+        title=title,
+        total=len(problems),
     )
 
 

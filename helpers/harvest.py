@@ -1,40 +1,79 @@
 """From graded samples to SFT rows, preference pairs and their measures.
 
-Pure functions over records; no files, no torch.
+Functions over graded samples; no torch. They take whole completions or, for
+files of any size, :class:`helpers.sample_file.Sample`: texts are read only of
+those that are kept.
 """
 
 from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from helpers import stats
 from helpers.engines.base import derive_seed
-from helpers.records import Completion, PairRow, SftRow
+from helpers.records import Completion, PairRow, Problem, SftRow
+from helpers.sample_file import Sample, load_completion, make_sample
 
 Pick = Literal["first", "shortest", "random"]
-Samples = Mapping[str, Sequence[Completion]]
+Row = Sample | Completion
+Samples = Mapping[str, Sequence[Row]]
 QUANTILES = (5, 25, 50, 75, 95)
 
 
 @dataclass
 class Harvest:
-    """What is kept; ``kept`` are the completions behind the SFT rows.
+    """What is kept: the right samples, and the (right, wrong) pairs.
 
     ``repeated`` problems were left out because an earlier one has the same
     prompt. ``rows_cut`` and ``pairs_cut`` count what would be there if
     responses cut at the token cap were kept too.
     """
 
-    sft: list[SftRow] = field(default_factory=list)
-    pairs: list[PairRow] = field(default_factory=list)
-    kept: list[Completion] = field(default_factory=list)
+    run_name: str = ""
+    kept: list[Sample] = field(default_factory=list)
+    matched: list[tuple[Sample, Sample]] = field(default_factory=list)
     repeated: int = 0
     rows_cut: int = 0
     pairs_cut: int = 0
+
+    def iter_sft(self) -> Iterator[SftRow]:
+        """One SFT row for each right sample."""
+        for right in self.kept:
+            yield _make_sft_row(load_completion(right), self.run_name)
+
+    def iter_pairs(self) -> Iterator[PairRow]:
+        """One preference pair for each pair of samples."""
+        for right, wrong in self.matched:
+            yield _make_pair(
+                load_completion(right), load_completion(wrong), self.run_name
+            )
+
+    @property
+    def sft(self) -> list[SftRow]:
+        """All SFT rows with their texts."""
+        return list(self.iter_sft())
+
+    @property
+    def pairs(self) -> list[PairRow]:
+        """All pairs with their texts."""
+        return list(self.iter_pairs())
+
+
+def group_samples(
+    rows: Iterable[Row], problems: Sequence[Problem]
+) -> dict[str, list[Row]]:
+    """``{problem id: its samples in order}``, in the problems' order."""
+    groups: dict[str, list[Row]] = {p.id: [] for p in problems}
+    for row in rows:
+        if row.problem_id in groups:
+            groups[row.problem_id].append(row)
+    for samples in groups.values():
+        samples.sort(key=lambda row: row.sample)
+    return groups
 
 
 def harvest_pairs(
@@ -43,8 +82,9 @@ def harvest_pairs(
     """One right response a problem, and a wrong one beside it if there is.
 
     Only responses that the model ended itself are kept: training puts the
-    end token behind each, which would be untrue of one cut at the cap. A
-    prompt is used once, however many problems have it.
+    end token behind each, which would be untrue of one cut at the cap. What
+    was not drawn (prompt too long) or is empty is never chosen or rejected.
+    A prompt is used once, however many problems have it.
 
     Args:
         samples: ``{problem id: its graded samples in order}``.
@@ -53,32 +93,45 @@ def harvest_pairs(
         seed: of the random choice.
         run_name: provenance written into every row.
     """
-    out, seen = Harvest(), set()
-    for rows in samples.values():
-        if not rows:
-            continue
-        if rows[0].prompt in seen:
+    out, seen = Harvest(run_name), set()
+    for rows in _iter_groups(samples):
+        if rows[0].prompt_key in seen:
             out.repeated += 1
             continue
-        seen.add(rows[0].prompt)
-        ended = [row for row in rows if row.finish_reason == "stop"]
+        seen.add(rows[0].prompt_key)
+        ended = [
+            row
+            for row in rows
+            if row.finish_reason == "stop" and not row.empty
+        ]
         right = _choose([r for r in ended if r.correct], pick, seed)
         wrong = _choose([r for r in ended if not r.correct], pick, seed)
-        marks = {row.correct for row in rows}
+        marks = {row.correct for row in rows if _was_drawn(row)}
         out.rows_cut += True in marks and right is None
         out.pairs_cut += len(marks) == 2 and None in (right, wrong)
         if right is None:
             continue
         out.kept.append(right)
-        out.sft.append(_make_sft_row(right, run_name))
-        if wrong is not None and wrong.response != right.response:
-            out.pairs.append(_make_pair(right, wrong, run_name))
+        if wrong is not None and wrong.response_key != right.response_key:
+            out.matched.append((right, wrong))
     return out
 
 
-def _choose(
-    rows: Sequence[Completion], pick: Pick, seed: int
-) -> Completion | None:
+def _iter_groups(samples: Samples) -> Iterator[list[Sample]]:
+    """The samples of each problem that has any, in their small form."""
+    for rows in samples.values():
+        if rows:
+            yield [
+                row if isinstance(row, Sample) else make_sample(row)
+                for row in rows
+            ]
+
+
+def _was_drawn(row: Sample) -> bool:
+    return row.finish_reason != "too_long"
+
+
+def _choose(rows: Sequence[Sample], pick: Pick, seed: int) -> Sample | None:
     if not rows:
         return None
     if pick == "shortest":
@@ -113,10 +166,11 @@ def _make_pair(right: Completion, wrong: Completion, run_name: str) -> PairRow:
 
 def distinct_fraction(samples: Samples) -> float:
     """Distinct responses / responses, counted within each problem."""
-    total = sum(len(rows) for rows in samples.values())
-    distinct = sum(
-        len({row.response for row in rows}) for rows in samples.values()
-    )
+    total = distinct = 0
+    for group in _iter_groups(samples):
+        keys = [row.response_key for row in group if _was_drawn(row)]
+        total += len(keys)
+        distinct += len(set(keys))
     return distinct / total if total else 1.0
 
 
@@ -127,9 +181,11 @@ def measure_samples(samples: Samples, harvest: Harvest) -> dict[str, Any]:
     ``pass@n`` of those with any right one, ``mixed`` of those with right and
     wrong ones: independent trials, with a Wilson interval. ``solve_rate``
     counts samples; those of one problem are alike, so it has no interval.
-    ``sft_mean_logprob`` is per token over the kept rows, in nats.
+    ``too_long`` samples were not drawn and count as wrong; ``empty`` ones
+    hold no text. ``sft_mean_logprob`` is per token over the kept rows, in
+    nats.
     """
-    groups = [rows for rows in samples.values() if rows]
+    groups = list(_iter_groups(samples))
     rows = [row for group in groups for row in group]
     most = max((len(group) for group in groups), default=0)
     lengths = [row.tokens for row in rows]
@@ -147,14 +203,21 @@ def measure_samples(samples: Samples, harvest: Harvest) -> dict[str, Any]:
             [0 < k < n for k, n in zip(right, sizes, strict=True)]
         ),
         "distinct_fraction": distinct_fraction(samples),
-        "truncated": _share(_count_cut(rows), len(rows)),
-        "no_answer": _share(
-            sum(row.extracted is None for row in rows), len(rows)
-        ),
+        "truncated": _share(_count(rows, "length"), len(rows)),
+        "no_answer": _share(sum(not row.answered for row in rows), len(rows)),
+        "too_long": _share(_count(rows, "too_long"), len(rows)),
+        "empty": _share(sum(row.empty for row in rows), len(rows)),
         "tokens": sum(lengths),
         "length": _quantiles(lengths),
-        "sft_rows": len(harvest.sft),
-        "pairs": len(harvest.pairs),
+        **measure_harvest(harvest),
+    }
+
+
+def measure_harvest(harvest: Harvest) -> dict[str, Any]:
+    """The part of the measures that is about the files of training rows."""
+    return {
+        "sft_rows": len(harvest.kept),
+        "pairs": len(harvest.matched),
         "repeated_prompts": harvest.repeated,
         "sft_rows_cut": harvest.rows_cut,
         "pairs_cut": harvest.pairs_cut,
@@ -162,8 +225,8 @@ def measure_samples(samples: Samples, harvest: Harvest) -> dict[str, Any]:
     }
 
 
-def _count_cut(rows: Sequence[Completion]) -> int:
-    return sum(row.finish_reason == "length" for row in rows)
+def _count(rows: Sequence[Sample], reason: str) -> int:
+    return sum(row.finish_reason == reason for row in rows)
 
 
 def _share(k: int, n: int) -> dict[str, Any]:
@@ -184,7 +247,7 @@ def _quantiles(lengths: Sequence[int]) -> dict[str, float]:
     return out | {"mean": statistics.fmean(lengths)}
 
 
-def _mean_logprob(rows: Sequence[Completion]) -> float | None:
+def _mean_logprob(rows: Sequence[Sample]) -> float | None:
     tokens = sum(row.tokens for row in rows)
     total = sum(row.mean_logprob * row.tokens for row in rows)
     return total / tokens if tokens else None

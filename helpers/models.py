@@ -2,7 +2,8 @@
 
 Where a model is looked for: a folder inside the repository (or an absolute
 one), then the same name under ``MATHSLM_MODEL_DIR`` (a classroom without a
-network copies its models there), then the hub or its local cache.
+network copies its models there), then the hub or its local cache. The model
+of tier smol comes from a Python package instead (:mod:`helpers.smol`).
 
 torch is imported inside the functions: finding a path stays light.
 """
@@ -16,6 +17,7 @@ from typing import Any
 from helpers.errors import LabError
 from helpers.recipes import Recipe
 from helpers.runs import REPO_ROOT, RunDir
+from helpers.smol import SMOL_ID, ensure_smol
 
 OWN_FOLDERS = ("data/", "runs/", "./", "../", "/")
 # Tokens that never end a response, best first, for a tokenizer without pad.
@@ -74,6 +76,8 @@ def model_path(recipe: Recipe, run: RunDir, tag: str) -> Path:
 def find_base(recipe: Recipe) -> Path:
     """The base model's folder, or its hub id as a path."""
     name = recipe.model.id
+    if name == SMOL_ID:
+        return ensure_smol()
     if (REPO_ROOT / name).is_dir():
         return REPO_ROOT / name
     if copies := os.environ.get("MATHSLM_MODEL_DIR"):

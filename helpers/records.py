@@ -13,14 +13,17 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from helpers.errors import LabError
 
 R = TypeVar("R", bound="Record")
+# the device, a quota, or the largest file this process may write
+FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class Record(BaseModel):
@@ -44,9 +47,11 @@ class Completion(Record):
 
     ``prompt`` is the exact text the model saw, ``response`` what it wrote
     (special tokens removed), ``tokens`` its length with the end token,
-    ``finish_reason`` "stop" or "length", ``mean_logprob`` the mean over those
+    ``finish_reason`` "stop", "length" or "too_long" (see
+    :class:`helpers.engines.SampledText`), ``mean_logprob`` the mean over those
     tokens of log p in nats at temperature 1, ``extracted``/``correct``/
-    ``reason`` the grader's verdict.
+    ``reason`` the grader's verdict, ``grader`` its version and ``engine``
+    what sampled it ("" in files from before these were stored).
     """
 
     problem_id: str
@@ -56,10 +61,12 @@ class Completion(Record):
     extracted: str | None
     correct: bool
     reason: str = ""
+    grader: str = ""
     finish_reason: str
     tokens: int
     mean_logprob: float
-    seed: int
+    seed: int | None
+    engine: str = ""
 
 
 class SftRow(Record):
@@ -90,9 +97,29 @@ def iter_records(path: str | Path, kind: type[R]) -> Iterator[R]:
             or lacks a field. A last line without its newline that cannot be
             read is dropped with a warning instead: a killed run tore it.
     """
+    for _, row in iter_located(path, kind):
+        yield row
+
+
+def iter_located(path: str | Path, kind: type[R]) -> Iterator[tuple[int, R]]:
+    """As :func:`iter_records`, each with the offset of its line in bytes.
+
+    One line is in memory at a time, however large the file is.
+    """
     path = Path(path)
     try:
-        lines = path.read_bytes().split(b"\n")
+        with open(path, "rb") as file:
+            offset = 0
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    try:
+                        row = kind.model_validate_json(line)
+                    except ValidationError:  # say what and where
+                        row = _read_line(kind, line, path, number)
+                    if row is None:
+                        return
+                    yield offset, row
+                offset += len(line)
     except FileNotFoundError:
         raise LabError(
             f"There is no file {path}.",
@@ -103,30 +130,39 @@ def iter_records(path: str | Path, kind: type[R]) -> Iterator[R]:
             f"Cannot read {path}: {error}",
             fix="it must be a UTF-8 file of one JSON object a line",
         ) from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        torn = number == len(lines)
-        try:
-            data = json.loads(line.decode("utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            if torn:
-                warnings.warn(
-                    f"{path}:{number}: the last line was torn by a killed "
-                    "run and is dropped; it will be made again.",
-                    stacklevel=2,
-                )
-                return
-            wrong = (
-                f"not UTF-8: {error.reason}"
-                if isinstance(error, UnicodeDecodeError)
-                else f"not JSON: {error.msg}"
+
+
+def _read_line(
+    kind: type[R], line: bytes, path: Path, number: int
+) -> R | None:
+    """The record of a line, or None for a last line that was torn."""
+    try:
+        data = json.loads(line.decode("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        if not line.endswith(b"\n"):
+            warnings.warn(
+                f"{path}:{number}: the last line was torn by a killed "
+                "run and is dropped; it will be made again.",
+                stacklevel=4,
             )
-            raise LabError(
-                f"{path}:{number} is {wrong}.",
-                fix="mend or delete that line, then start again",
-            ) from None
-        yield _validate(kind, data, path, number)
+            return None
+        wrong = (
+            f"not UTF-8: {error.reason}"
+            if isinstance(error, UnicodeDecodeError)
+            else f"not JSON: {error.msg}"
+        )
+        raise LabError(
+            f"{path}:{number} is {wrong}.",
+            fix="mend or delete that line, then start again",
+        ) from None
+    return _validate(kind, data, path, number)
+
+
+def read_record_at(path: str | Path, kind: type[R], offset: int) -> R:
+    """The record whose line starts at ``offset`` (see iter_located)."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return kind.model_validate_json(file.readline())
 
 
 def read_records(path: str | Path, kind: type[R]) -> list[R]:
@@ -150,60 +186,29 @@ def _validate(kind: type[R], data: Any, path: Path, number: int) -> R:
 
 def write_records(path: str | Path, rows: Iterable[BaseModel]) -> int:
     """Replace ``path`` by these rows in one step; returns how many."""
-    lines = [row.model_dump_json(exclude_none=False) for row in rows]
-    write_text(path, "".join(line + "\n" for line in lines))
-    return len(lines)
+    path, count = Path(path), 0
+    with _replacing(path) as file:
+        for row in rows:
+            file.write(row.model_dump_json() + "\n")
+            count += 1
+    return count
 
 
-def append_records(path: str | Path, rows: Iterable[BaseModel]) -> None:
-    """Append rows and flush them to disk; a torn last line is cut first.
-
-    A whole last line that only lacks its newline is kept.
-    """
-    path = Path(path)
+@contextmanager
+def _replacing(path: Path) -> Iterator[TextIO]:
+    """A file under a temporary name, renamed into place at the end."""
+    temporary = path.with_name(path.name + ".partial")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab+") as file:
-            _cut_torn_line(file)
-            for row in rows:
-                file.write(row.model_dump_json().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _cut_torn_line(file) -> None:
-    size = file.seek(0, os.SEEK_END)
-    if size == 0:
-        return
-    file.seek(-1, os.SEEK_END)
-    if file.read(1) == b"\n":
-        return
-    file.seek(0)
-    text = file.read()
-    keep = text.rfind(b"\n") + 1
-    if _is_json(text[keep:]):
-        file.write(b"\n")
-    else:
-        file.truncate(keep)
-    file.seek(0, os.SEEK_END)
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line.decode("utf-8"))
-    except ValueError:
-        return False
-    return True
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            yield file
+        os.replace(temporary, path)
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a file through a temporary name, then rename it into place."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".partial")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
+    with _replacing(Path(path)) as file:
+        file.write(text)
 
 
 def write_json(path: str | Path, data: Any) -> None:
@@ -238,7 +243,7 @@ class disk_errors:
 
     def __exit__(self, kind, error, trace) -> bool:
         if isinstance(error, OSError):
-            full = error.errno == errno.ENOSPC
+            full = error.errno in FULL
             raise LabError(
                 f"Cannot write {self.path}: {error.strerror or error}.",
                 why="the disk is full" if full else "",

@@ -27,6 +27,7 @@ import yaml
 
 from helpers import __version__
 from helpers.errors import LabError
+from helpers.locks import hold_lock
 from helpers.recipes import Recipe
 from helpers.records import disk_errors, read_json, write_json, write_text
 
@@ -34,6 +35,8 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 REPO_ROOT = Path(__file__).resolve().parent.parent
 DATA_DIR = REPO_ROOT / "data"
 IDENTITY = ("name", "seed", "model", "data")
+# Inputs of older runs that no longer decide: rows carry their grader now.
+RETIRED_INPUTS = {"grader"}
 
 
 class RunDir:
@@ -118,15 +121,12 @@ class RunDir:
         record = read_json(path)
         present = all(self.file(name).exists() for name in record["outputs"])
         if force:
-            self._set_aside(stage, record)
+            with hold_lock(self.path):
+                self._set_aside(stage, record)
             return False
-        if record["inputs"] == dict(inputs):
+        differ = compare_inputs(record["inputs"], inputs)
+        if not differ:
             return present
-        differ = sorted(
-            key
-            for key in {*record["inputs"], *inputs}
-            if record["inputs"].get(key) != inputs.get(key)
-        )
         raise LabError(
             f"{self.path} holds '{stage}' made from other inputs "
             f"(changed: {', '.join(differ)}).",
@@ -141,15 +141,28 @@ class RunDir:
     ) -> Iterator[dict[str, Any]]:
         """Time a stage; on success record inputs, outputs and seconds.
 
+        The folder is locked meanwhile, see :mod:`helpers.locks`.
+
         Yields a dict: put ``outputs`` (paths relative to the folder) and any
         ``metrics`` in it. Nothing is recorded when the body raises; the
         folder's ``recipe.yaml`` is that of its latest finished stage.
         """
-        record: dict[str, Any] = {"outputs": [], "metrics": {}}
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        clock = time.perf_counter()
-        yield record
-        seconds = time.perf_counter() - clock
+        with hold_lock(self.path):
+            started = datetime.now(UTC).isoformat(timespec="seconds")
+            clock = time.perf_counter()
+            record: dict[str, Any] = {"outputs": [], "metrics": {}}
+            yield record
+            seconds = time.perf_counter() - clock
+            self._finish_stage(name, inputs, record, started, seconds)
+
+    def _finish_stage(
+        self,
+        name: str,
+        inputs: Mapping[str, str],
+        record: dict[str, Any],
+        started: str,
+        seconds: float,
+    ) -> None:
         metrics = record.pop("metrics")
         record.update(
             stage=name,
@@ -209,6 +222,17 @@ class RunDir:
                     shutil.move(source, target / name)
             target.mkdir(parents=True, exist_ok=True)
             shutil.move(self._stage_file(stage), target / "stage.json")
+
+
+def compare_inputs(
+    have: Mapping[str, str], want: Mapping[str, str]
+) -> list[str]:
+    """Names of the inputs that differ; empty when the result still holds."""
+    return sorted(
+        key
+        for key in {*have, *want} - RETIRED_INPUTS
+        if have.get(key) != want.get(key)
+    )
 
 
 def resolve_data(path: str | Path) -> Path:

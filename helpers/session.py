@@ -23,6 +23,7 @@ from helpers.errors import LabError, did_you_mean
 from helpers.recipes import Recipe, load_recipe
 from helpers.records import disk_errors, read_json, write_json
 from helpers.runs import DATA_DIR, REPO_ROOT, RunDir
+from helpers.smol import SMOL_ID
 
 MODES = ("auto", "run", "replay")
 BATCH_VARIABLE = "MATHSLM_BATCH"
@@ -31,6 +32,7 @@ Mode = Literal["auto", "run", "replay"]
 # Stage: the stages that it needs.
 NEEDS: dict[str, tuple[str, ...]] = {
     "distill": (),
+    "seeding": (),
     "sft": ("distill",),
     "merge/sft": ("sft",),
     "dpo": ("distill", "merge/sft"),
@@ -126,7 +128,8 @@ def calm_progress(recipe: Recipe) -> None:
     line every quarter of a minute and one at the end: a saved notebook
     would show a widget as "0%" for ever.
     """
-    if (REPO_ROOT / recipe.model.id).is_dir():
+    local = (REPO_ROOT / recipe.model.id).is_dir()
+    if local or recipe.model.id == SMOL_ID:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if os.environ.get(BATCH_VARIABLE):
         import tqdm.auto
@@ -194,6 +197,10 @@ def compute_stage(run: RunDir, stage: str) -> None:
         from helpers.distill import run_distill
 
         run_distill(recipe, run)
+    elif stage == "seeding":
+        from helpers.seeding import run_seeding
+
+        run_seeding(recipe, run)
     elif stage == "sft":
         from helpers.sft import run_sft
 

@@ -9,6 +9,7 @@ import pytest
 
 from helpers import records
 from helpers.errors import LabError
+from helpers.record_writer import append_records
 from helpers.records import Problem
 
 GOOD = {"id": "a", "problem": "1 + 1", "answer": "2"}
@@ -59,7 +60,7 @@ def test_not_utf8_and_missing_file(tmp_path):
 def test_append_cuts_a_torn_line_first(tmp_path):
     path = write_lines(tmp_path / "x.jsonl", json.dumps(GOOD), '{"id": "to')
     row = Problem(id="b", problem="p", answer="3")
-    records.append_records(path, [row])
+    append_records(path, [row])
     assert [r.id for r in records.read_records(path, Problem)] == ["a", "b"]
 
 
@@ -74,7 +75,7 @@ def test_a_line_torn_inside_a_letter_is_dropped(tmp_path):
 def test_append_keeps_a_whole_line_without_its_newline(tmp_path):
     path = write_lines(tmp_path / "x.jsonl", json.dumps(GOOD))
     row = Problem(id="b", problem="p", answer="3")
-    records.append_records(path, [row])
+    append_records(path, [row])
     assert [r.id for r in records.read_records(path, Problem)] == ["a", "b"]
 
 

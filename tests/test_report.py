@@ -11,6 +11,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from helpers import stats
+from helpers.grading import GRADER_VERSION
 from helpers.recipes import load_recipe
 from helpers.records import Completion, write_json, write_records, write_text
 from helpers.report import read_results, write_report
@@ -33,6 +34,7 @@ def make_completion(problem_id: str, right: bool, rng) -> Completion:
         response=f"<b>2</b> {rng.random()}",
         extracted="2" if right or rng.random() < 0.8 else None,
         correct=right,
+        grader=GRADER_VERSION,
         finish_reason="length" if tokens == 192 and not right else "stop",
         tokens=tokens,
         mean_logprob=-0.3,

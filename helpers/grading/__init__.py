@@ -13,15 +13,21 @@ wrong "incorrect" is only noise.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from helpers.grading.batch import Draft, count_cores, draft_batch
 from helpers.grading.core import Verdict, judge
-from helpers.grading.extract import LAST_RESORT, find_answer
-from helpers.grading.pool import get_pool
+from helpers.grading.extract import find_answer
+from helpers.grading.pool import get_pool, shut_down_all
+from helpers.grading.prose import LAST_RESORT
+from helpers.grading.trace import note
 
-GRADER_VERSION = "1.0"
+if TYPE_CHECKING:
+    from helpers.grading.explain import Step
+
+GRADER_VERSION = "1.1"
 DEADLINE_S = 1.0
 PAIRS_PER_WORKER = 16
 
@@ -43,6 +49,20 @@ POLICY: dict[str, str] = {
     "equations": "equal when one is a non-zero multiple of the other",
     "unsolved": "an equation still to be solved is not its solution: "
     "3x = 6 is not x = 2; an expression equals its value: 3*4 is 12",
+    "open references": "a reference left open, x^2 > 4, is met by its whole "
+    "solution with its variable; a part of it is not enough",
+    "congruences": "modulo the same number; without the modulus not equal",
+    "free whole numbers": "k in pi/4 + k*pi may have any name, with or "
+    "without the words that say what k is",
+    "logic": "formulas are equal when their truth tables are",
+    "ratios": "compared in proportion: 1:2:3 is 2:4:6; 3:4 is 3/4",
+    "times and dates": "2:30 PM is 14:30 and 2:30; March 5 is 5 March; "
+    "a year may be missing on one side",
+    "counted things": "may be described: 7 apples, 7 red apples; 7 boys "
+    "are not 7 girls",
+    "bare braces": "{1,2} is a set: no order, no repetition",
+    "domains": "variables are real: sqrt(x^2) is |x|, not x; ln(x^2) is "
+    "2 ln|x|, not 2 ln x",
     "constant of integration": "required: x^2 is not x^2 + C; c equals C",
     "log": "a bare log may mean the natural or the decimal one",
     "bases": "52_8 equals only 52_8, not 52, 52_7 or 42",
@@ -54,6 +74,10 @@ POLICY: dict[str, str] = {
     "</think>, is no answer; boxes inside the reasoning do not count",
     "last resort": "without a marked answer the last number or formula of "
     "the text counts, and the reason says so",
+    "doubt": "without a marked answer, a number that its sentence denies, "
+    "tries or offers beside another one is no answer",
+    "decimal comma": "2,5 is 2.5 only after an answer phrase of a language "
+    "that writes it so",
     "later final answer": "a final answer after the last box replaces it",
 }
 """How the contested classes are decided (each is tested)."""
@@ -101,6 +125,17 @@ def grade_response(response: str, gold: str) -> Grade:
     return grade_many([response], [gold], workers=1)[0]
 
 
+def explain_grade(response: str, gold: str) -> list[Step]:
+    """Grade one response and return every step on the way to the verdict.
+
+    The steps are written down by the same run that decides; the last one is
+    the verdict with its reason.
+    """
+    from helpers.grading.explain import explain
+
+    return explain(response, gold)
+
+
 def grade_many(
     responses: Iterable[str],
     golds: Iterable[str],
@@ -114,8 +149,9 @@ def grade_many(
         responses: full model outputs or bare answers; any odd input (not a
             string, empty, megabytes) gets a Grade, never an exception.
         golds: the reference answer of each response.
-        workers: most processes to use for what only computer algebra can
-            decide; None picks from the number of such pairs and cores.
+        workers: most processes to use; 1 leaves to another process only
+            what only computer algebra can decide, None uses the cores when
+            the batch is long enough to gain from them.
         deadline_s: seconds for one symbolic comparison.
 
     Raises:
@@ -127,7 +163,8 @@ def grade_many(
             f"{len(responses)} responses but {len(golds)} golds: "
             "each response needs its own reference answer"
         )
-    drafts = [_draft(r, g) for r, g in zip(responses, golds, strict=True)]
+    pairs = list(zip(responses, golds, strict=True))
+    drafts = draft_batch(pairs, draft, workers)
     verdicts = _settle([d[1] for d in drafts], workers, deadline_s)
     return [
         _finish(extracted, how, verdict)
@@ -135,14 +172,20 @@ def grade_many(
     ]
 
 
-def _draft(response: object, gold: object) -> tuple[str | None, Verdict, str]:
+def draft(response: object, gold: object) -> Draft:
+    """Grade as far as one can without computer algebra.
+
+    Returns the answer, a verdict (open: ``correct`` is None) and how the
+    answer was found.
+    """
     if not isinstance(gold, str):
         return None, Verdict(False, "the reference is not a string"), ""
     if not isinstance(response, str):
         return None, Verdict(False, "the response is not a string"), ""
-    if len(gold.strip()) > 0 and response.strip() == gold.strip():
+    same = len(gold.strip()) > 0 and response.strip() == gold.strip()
+    if note("the response is the reference", same):
         return response.strip(), Verdict(True, "exact string"), "box"
-    answer, how = find_answer(response)
+    answer, how = note("answer found", find_answer(response))
     if answer is None:
         reason = how if how == "no answer found" else f"no answer found: {how}"
         return None, Verdict(False, reason), ""
@@ -166,9 +209,10 @@ def _settle(
     if not pairs:
         return verdicts
     if workers is None:
-        cores = max(1, (os.cpu_count() or 2) - 1)
-        workers = min(cores, 8, 1 + len(pairs) // PAIRS_PER_WORKER)
+        cores = max(1, count_cores() - 1)
+        workers = min(cores, 1 + len(pairs) // PAIRS_PER_WORKER)
     answers = get_pool().ask_many(pairs, workers, deadline_s)
+    note("math-verify", (pairs[0], answers[0]))
     settled = list(verdicts)
     for i, answer in zip(open_at, answers, strict=True):
         settled[i] = Verdict(*_WORDS.get(answer, (False, answer)))
@@ -184,7 +228,7 @@ def _finish(extracted: str | None, how: str, verdict: Verdict) -> Grade:
 
 def shut_down() -> None:
     """Stop the worker processes; the next use starts them again."""
-    get_pool().shut_down()
+    shut_down_all()
 
 
 __all__ = [
@@ -192,6 +236,7 @@ __all__ = [
     "GRADER_VERSION",
     "POLICY",
     "Grade",
+    "explain_grade",
     "extract_answer",
     "grade_many",
     "grade_response",

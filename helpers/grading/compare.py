@@ -9,33 +9,39 @@ from __future__ import annotations
 
 import re
 
+from helpers.grading.evaluate import out_of_time
 from helpers.grading.normalize import canonical
 from helpers.grading.reader import is_readable
 from helpers.grading.relations import (
     chain_value,
     compare_relations,
     definition_value,
+    is_solved,
 )
+from helpers.grading.satisfy import solves
 from helpers.grading.scalars import compare_scalars
 from helpers.grading.solutions import same_pieces, to_pieces
 from helpers.grading.structure import Value
 
 Result = tuple[bool | None, str]
 MAX_MATCH = 60
-_SET_KINDS = {"interval", "union", "minus", "reals", "empty"}
+_SET_KINDS = {"interval", "union", "overlap", "minus", "reals", "empty"}
 
 
 def compare_values(gold: Value, predicted: Value, depth: int = 0) -> Result:
     """Compare two shaped answers."""
     if depth > 8:
         return False, "nested too deeply"
+    if out_of_time():
+        return False, "took too long"
     if canonical(gold.text) == canonical(predicted.text) and gold.text:
         return True, "exact string"
     kinds = {gold.kind, predicted.kind}
     if kinds == {"scalar"}:
         return compare_scalars(gold.text, predicted.text)
     if kinds == {"relation"}:
-        return compare_relations(gold, predicted, compare_values)
+        result = compare_relations(gold, predicted, compare_values)
+        return _or_solved(gold, predicted, result)
     if (
         kinds & _SET_KINDS
         or ("relation" in kinds and kinds & {"tuple", "set"})
@@ -45,12 +51,38 @@ def compare_values(gold: Value, predicted: Value, depth: int = 0) -> Result:
         if result is not None:
             return result
     if "relation" in kinds:
-        return _compare_with_relation(gold, predicted, depth)
+        result = _compare_with_relation(gold, predicted, depth)
+        return _or_solved(gold, predicted, result)
     if "ratio" in kinds:
         return _compare_ratios(gold, predicted, depth)
     if "matrix" in kinds:
         return _compare_matrices(gold, predicted, depth)
     return _compare_collections(gold, predicted, depth)
+
+
+def _or_solved(gold: Value, predicted: Value, result: Result) -> Result:
+    """Accept an answer that solves a reference that is not solved."""
+    if result[0] or gold.kind != "relation" or is_solved(gold):
+        return result
+    if _one_name(gold, predicted) and solves(gold, predicted):
+        return True, "solves it"
+    return result
+
+
+def _one_name(gold: Value, predicted: Value) -> bool:
+    """Say whether the answer is about the variable of the reference."""
+    parts = [predicted, *predicted.items]
+    named = {
+        canonical(side.text)
+        for part in parts
+        if part.kind == "relation"
+        for side in part.items
+        if re.fullmatch(r"[A-Za-z]", canonical(side.text))
+    }
+    letters = set(
+        re.findall(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])", gold.text)
+    )
+    return bool(predicted.kind != "scalar" and named <= letters)
 
 
 def _is_range(value: Value) -> bool:
@@ -71,6 +103,9 @@ def _compare_solutions(gold: Value, predicted: Value) -> Result | None:
             return None
         single = {gold.kind, predicted.kind} & {"scalar", "list", "set"}
         both_sets = {gold.kind, predicted.kind} <= _SET_KINDS
+        if gold.kind == predicted.kind and gold.kind in ("union", "overlap"):
+            if _any_order(gold.items, predicted.items, 1, False)[0]:
+                return True, "set"
         if single and not both_sets and "minus" not in (
             gold.kind, predicted.kind
         ):  # fmt: skip
@@ -107,8 +142,23 @@ def _compare_ratios(gold: Value, predicted: Value, depth: int) -> Result:
     if left is not None and right is not None:
         return compare_scalars(left, right)
     if gold.kind == predicted.kind and len(gold.items) == len(predicted.items):
-        return _in_order(gold.items, predicted.items, depth)
+        same = _in_order(gold.items, predicted.items, depth)
+        return same if same[0] else _in_proportion(gold, predicted)
     return False, "a different form"
+
+
+def _in_proportion(gold: Value, predicted: Value) -> Result:
+    """Compare 1:2:3 with 2:4:6, each part against the first one."""
+    unknown = False
+    for one, two in zip(gold.items[1:], predicted.items[1:], strict=True):
+        same, _ = compare_scalars(
+            f"({one.text})*({predicted.items[0].text})",
+            f"({two.text})*({gold.items[0].text})",
+        )
+        if same is False:
+            return False, "different parts"
+        unknown |= same is None
+    return (None, "") if unknown else (True, "ratio")
 
 
 def _as_quotient(value: Value) -> str | None:
@@ -249,7 +299,11 @@ def _any_order(
     for one in left:
         row = []
         for two in right:
-            same, _ = compare_values(one, two, depth + 1)
+            if out_of_time():
+                return False, "deadline: comparing took too long"
+            # {1} among the elements of a set is not the number 1.
+            lone = (one.kind == "set") != (two.kind == "set")
+            same = False if lone else compare_values(one, two, depth + 1)[0]
             unknown |= same is None
             row.append(bool(same))
         table.append(row)

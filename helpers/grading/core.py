@@ -5,21 +5,28 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from helpers.grading.brackets import is_grouped_number, strip_doubled
 from helpers.grading.compare import compare_values
-from helpers.grading.evaluate import start_budget
+from helpers.grading.evaluate import limited_time, out_of_time
 from helpers.grading.exact import parse_number
-from helpers.grading.hazards import find_hazard
+from helpers.grading.hazards import find_hazard, measure_nesting
+from helpers.grading.logic import same_formula
+from helpers.grading.moments import same_date, same_time
 from helpers.grading.normalize import CLOSE, MAX_LENGTH, OPEN, canonical, clean
-from helpers.grading.reader import is_readable
+from helpers.grading.parameters import match_parameters
 from helpers.grading.scalars import plain_words
-from helpers.grading.structure import Value, is_grouped_number, parse_value
+from helpers.grading.structure import Value, is_empty, parse_value
+from helpers.grading.trace import note
+from helpers.grading.units import split_quantities
 
 MAX_SHAPED = 8_000
+MAX_NESTING = 60
 _SYMPY_COMMANDS = {
     "sum", "prod", "int", "lim", "begin", "det", "bmod", "pmod", "mod",
-    "wedge", "vee", "partial", "cap", "subset", "prime", "bar", "hat",
+    "partial", "subset", "prime", "bar", "hat",
 }  # fmt: skip
 _LETTER = re.compile(r"\(?([A-J])\)?")
+_OPTION = re.compile(r"^(?:the )?(?:option|choice|answer)\b[ :]*", re.I)
 _CHOICE = re.compile(r"(?:\(([A-J])\)|([A-J])(?:[.):]|$))\s*(.*)", re.S)
 
 
@@ -33,33 +40,54 @@ class Verdict(NamedTuple):
 
 def judge(predicted: str, gold: str) -> Verdict:
     """Compare two answers without any other process."""
-    if not gold.strip():
+    if note("empty reference", not gold.strip()):
         return Verdict(False, "the reference answer is empty")
-    if predicted.strip() == gold.strip():
+    if note("same string", predicted.strip() == gold.strip()):
         return Verdict(True, "exact string")
     if len(predicted) > MAX_LENGTH or len(gold) > MAX_LENGTH:
         return Verdict(False, "too long to evaluate")
-    left, right = clean(gold), clean(predicted)
+    left, right = note("cleaned", (clean(gold), clean(predicted)))
     if not right:
         return Verdict(False, "no answer found")
-    if canonical(left) == canonical(right) and canonical(left):
+    same = canonical(left) == canonical(right) and bool(canonical(left))
+    if note("same string after cleaning", same):
         return Verdict(True, "exact string")
-    one, two = parse_number(left), parse_number(right)
+    one, two = note("numbers", (parse_number(left), parse_number(right)))
     if one is not None and two is not None and not _may_be_list(left, right):
         return Verdict(one == two, "number" if one == two else "other number")
-    if _same_word(left, right):
+    # Nothing below may be slow on a long text, so none gets there.
+    if max(len(left), len(right)) > MAX_SHAPED:
+        return Verdict(False, "too long to evaluate")
+    if note("same word", _same_word(left, right)):
         return Verdict(True, "same words")
-    if (choice := _compare_choice(left, right)) is not None:
+    choice = note("choice letter", _compare_choice(left, right))
+    if choice is not None:
         return choice
-    if _is_text(left) or _is_text(right):
-        same = plain_words(left) == plain_words(right)
+    moment = note("time or date", _same_moment(left, right))
+    if moment is not None:
+        return Verdict(moment, "time or date" if moment else "another time")
+    both = split_quantities(left), split_quantities(right)
+    if note("quantities", both[0] is not None and both[0] == both[1]):
+        return Verdict(True, "same quantities")
+    if note("formula of logic", same_formula(left, right)):
+        return Verdict(True, "same truth table")
+    if note("no solution", is_empty(left) and is_empty(right)):
+        return Verdict(True, "the empty set")
+    if note("words, not mathematics", _is_text(left) or _is_text(right)):
+        same = _listed_words(left) == _listed_words(right)
         if same:
             return Verdict(True, "same words")
         if _is_text(left) and _is_text(right):
             return Verdict(False, "different words")
-    if len(left) > MAX_SHAPED or len(right) > MAX_SHAPED:
-        return Verdict(False, "too long to evaluate")
-    return _judge_shapes(left, right)
+    if max(map(_nesting, (left, right))) > MAX_NESTING:
+        return Verdict(False, "nested too deeply")
+    with limited_time():
+        return _judge_shapes(left, right)
+
+
+def _nesting(text: str) -> int:
+    """Measure the nesting of what doubled brackets enclose."""
+    return measure_nesting(strip_doubled(text.strip()))
 
 
 def _may_be_list(left: str, right: str) -> bool:
@@ -69,10 +97,15 @@ def _may_be_list(left: str, right: str) -> bool:
 
 def _compare_choice(left: str, right: str) -> Verdict | None:
     """Compare the letter of a multiple-choice answer: (C) 12 is C."""
-    letter = _LETTER.fullmatch(_unmark(left))
+    one, two = (_OPTION.sub("", _unmark(t)) for t in (left, right))
+    if re.fullmatch(r"\([a-j]\)", two) or re.fullmatch(r"\([A-J]\)", one):
+        two = two.upper() if len(two) < 4 else two
+    if _LETTER.fullmatch(two) and not _LETTER.fullmatch(one):
+        one, two = two, one  # the reference has the text of the choice too
+    letter = _LETTER.fullmatch(one)
     if letter is None:
         return None
-    found = _CHOICE.fullmatch(_unmark(right))
+    found = _CHOICE.fullmatch(two)
     if found is None:
         return None
     rest = found[3]
@@ -84,10 +117,23 @@ def _compare_choice(left: str, right: str) -> Verdict | None:
     return Verdict(same, "choice" if same else "another choice")
 
 
+def _same_moment(left: str, right: str) -> bool | None:
+    same = same_time(left, right)
+    return same_date(left, right) if same is None else same
+
+
+def _listed_words(text: str) -> list[str]:
+    """Return the items of a text: red and blue is blue and red."""
+    items = re.split(r"\s*(?:,|;|&|\band\b|\bor\b)\s*", plain_words(text))
+    return sorted(item for item in items if item)
+
+
 def _same_word(left: str, right: str) -> bool:
     """Say whether two words differ only by a capital letter: Yes, yes."""
     one, two = _unmark(left), _unmark(right)
     word = r"[A-Za-z][a-z]{2,}|[Nn]o"
+    if {one, two} in ({"T", "True"}, {"F", "False"}):
+        return True
     if not re.fullmatch(word, one) or not re.fullmatch(word, two):
         return False
     return one[1:] == two[1:] and one.lower() == two.lower()
@@ -110,21 +156,26 @@ def _is_text(text: str) -> bool:
 
 def _judge_shapes(left: str, right: str) -> Verdict:
     """Compare as shaped values, in each reading of grouped digits."""
-    start_budget()
-    golds, predictions = _readings(left), _readings(right)
+    left, right = match_parameters(left, right)
+    golds = note("reference read as", _readings(left))
+    predictions = note("answer read as", _readings(right))
     first: Verdict | None = None
     for gold in golds:
         for predicted in predictions:
-            correct, reason = compare_values(gold, predicted)
+            correct, reason = note(
+                "values compared", compare_values(gold, predicted)
+            )
             if correct:
                 return Verdict(True, reason)
             if first is None or (correct is None and first.correct is False):
                 first = Verdict(correct, reason)
+    if out_of_time():
+        return Verdict(False, "deadline: comparing took too long")
     if first is None or first.correct is False:
         return first or Verdict(False, "not readable")
-    if not _worth_asking(left, right):
+    if not note("worth asking math-verify", _worth_asking(left, right)):
         return Verdict(False, "not readable as mathematics")
-    if why := find_hazard(right) or find_hazard(left):
+    if why := note("hazard", find_hazard(right) or find_hazard(left)):
         return Verdict(False, f"too dangerous to evaluate: {why}")
     return Verdict(None, "", (_for_sympy(left), _for_sympy(right)))
 
@@ -142,9 +193,8 @@ def _worth_asking(left: str, right: str) -> bool:
     plain = re.sub(r"\\(?:begin|end) ?\{\w+\}|\\[a-zA-Z]+", " ", both)
     if re.search(r"[A-Za-z]{3}|[^\x00-\x7f]", plain):
         return bool(re.search(r"(?:sqrt|exp|log|sin|cos|tan)\b", plain))
-    if set(re.findall(r"\\([a-zA-Z]+)", both)) & _SYMPY_COMMANDS:
-        return True
-    return is_readable(left) and is_readable(right)
+    # What our reader knows and cannot settle, sympy cannot settle in time.
+    return bool(set(re.findall(r"\\([a-zA-Z]+)", both)) & _SYMPY_COMMANDS)
 
 
 def _readings(text: str) -> list[Value]:

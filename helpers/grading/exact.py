@@ -24,6 +24,8 @@ _ARG = r"(?:\{\s*([+-]?[\d.,]+)\s*\}|\s*(\d))"
 _FRAC = re.compile(rf"\\frac\s*{_ARG}\s*{_ARG}")
 _MIXED = re.compile(r"(\d+)\s+(\d+)\s*/\s*(\d+)")
 _MIXED_FRAC = re.compile(rf"(\d+)\s*\\frac\s*{_ARG}\s*{_ARG}")
+_GROUPED = re.compile(r"\d{1,3}(?:_\d{3})+")
+_CYCLE = re.compile(r"(\d*)\.(\d*)\((\d+)\)")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
 
 
@@ -67,7 +69,9 @@ def _unsigned(text: str) -> Fraction | None:
         if part is None or part < 0 or len(whole) > MAX_DIGITS:
             return None
         return Fraction(whole) + part
-    if found := _REPEATING.fullmatch(text):
+    if _GROUPED.fullmatch(text):
+        return to_fraction(text.replace("_", ""))
+    if found := _REPEATING.fullmatch(text) or _CYCLE.fullmatch(text):
         return _repeating(found[1] or "0", found[2], found[3])
     return None
 
@@ -90,8 +94,44 @@ def _signed(text: str) -> Fraction | None:
 
 _WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve "
-    "thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty"
+    "thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 ).split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_PARTS = "half third quarter fifth sixth seventh eighth ninth tenth".split()
+_POWERS = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
+
+
+def _worded(text: str) -> Fraction | None:
+    """Return a number in words: twenty-one, two thirds, a half."""
+    words = text.lower().replace("-", " ").split()
+    if not words or len(words) > 12 or not all(w.isalpha() for w in words):
+        return None
+    part = words[-1].replace("halves", "half").removesuffix("s")
+    if part in (*_PARTS, "fourth") and len(words) <= 2:
+        top = 1 if words[:-1] in ([], ["a"], ["an"]) else _count(words[:-1])
+        low = 4 if part == "fourth" else 2 + _PARTS.index(part)
+        plain = words[:-1] or part == "half"  # "third" is an ordinal
+        return Fraction(top, low) if top and plain else None
+    total = _count([w for w in words if w != "and"])
+    return None if total is None else Fraction(total)
+
+
+def _count(words: list[str]) -> int | None:
+    """Add up the words of a whole number, each only where it may stand."""
+    total = group = 0
+    room = 1000  # what comes next must be smaller
+    for word in words:
+        if word in _TENS and room > 90:
+            group, room = group + 10 * (2 + _TENS.index(word)), 10
+        elif word in _WORDS and _WORDS.index(word) < room:
+            group, room = group + _WORDS.index(word), 0
+        elif word == "hundred" and 0 < group < 20:
+            group, room = 100 * group, 100
+        elif word in _POWERS and group:
+            total, group, room = total + group * _POWERS[word], 0, 1000
+        else:
+            return None
+    return total + group if words else None
 
 
 def parse_number(text: str) -> Fraction | None:
@@ -103,10 +143,10 @@ def parse_number(text: str) -> Fraction | None:
             ``a/b``, ``\\frac{a}{b}``, mixed numbers, ``a*10^{b}``, ``1.2e6``
             and repeating decimals.
     """
-    if text.strip("⟦⟧ ").lower() in _WORDS:
-        return Fraction(_WORDS.index(text.strip("⟦⟧ ").lower()))
-    if len(text) > 2 * MAX_DIGITS or not any(c.isdigit() for c in text):
+    if len(text) > 2 * MAX_DIGITS:
         return None
+    if not any(c.isdigit() for c in text):
+        return _worded(text.strip("⟦⟧ ")) if len(text) < 100 else None
     if text.startswith("{") and text.endswith("}"):
         inner = text[1:-1]
         if "{" not in inner and "}" not in inner:

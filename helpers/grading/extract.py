@@ -9,16 +9,23 @@ the last resort, the last formula or number of the text.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from helpers.grading.normalize import match_brace
+from helpers.grading.prose import (
+    MATH_WORDS,
+    NUMBER,
+    WORD,
+    Extraction,
+    has_words,
+    is_prose,
+    last_resort,
+)
+from helpers.grading.trace import note
 
 MAX_RESPONSE = 200_000
-MAX_BARE = 6_000
 MAX_LINE = 2_000
-LAST_RESORT = "last number in the text, no marked answer"
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\b\s*")
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\b\s*")
 _JOINED = re.compile(
     r"[\s$.]*(?:\\\]|\\\)|,|\\quad|\\qquad|\\text\s*\{\s*|and|or|\}|\\,|&|\\;"
     r"|\s|\$|\\\[|\\\()*"
@@ -32,45 +39,51 @@ _HAS_MARKER = re.compile(
 )
 _HASHES = re.compile(r"####[ \t]*([^\n#]*)")
 _PHRASES = re.compile(
-    r"(?:final\s+answer(?:\s+is)?|(?:correct\s+)?answer\s+is|answer|答案是|"
-    r"(?:option|choice|result)\s+is|"
-    r"答案|ответ|réponse|respuesta|antwort|risposta|resposta|"
-    r"(?:^|\n)[ \t]*A(?=:))\s*(?:\*\*|__)?\s*(?P<mark>[:：]|(?<=is)|(?<=是)|"
+    r"(?:(?:final\s+answer(?:\s+is)?|(?:correct\s+)?answer\s+(?:is|equals)"
+    r"|answer|答案是|(?:option|choice|result)\s+is|答案|(?:^|\n)[ \t]*A(?=:))"
+    r"\s*(?:\*\*|__)?\s*(?P<mark>[:：]|(?<=is)|(?<=equals)|(?<=是)|"
     r"(?<=nal answer)\n|(?<=nal Answer)\n|(?<=nal Answer\*\*)\n)"
+    r"|(?:\bans(?:wer)?\b\s*[.=:]|\bresult\s*:|[\"']\w*answer[\"']\s*:)"
+    r"|\banswer\s+(?:would|should|must)\s+be\b|\banswer\s+comes\s+out\s+to\b"
+    r"|\banswer\s+of\b(?=[\s$\\(]*[-−]?\d)"
+    r"|(?:答案|答え|答|정답|답)\s*(?:\*\*)?\s*[:：是为為は은는]"
+    r"|(?P<comma>ответ|réponse|respuesta|antwort|risposta|resposta|antwoord|"
+    r"odpowiedź|svaret|cevap)(?:\s+final\w*)?\s*(?:\*\*)?\s*"
+    r"(?:(?:ist|lautet|est|es|è|é)?\s*[:：]|—"
+    r"|(?:es|est|ist|lautet|is|è|é|är|er)\s(?!\s*:)))"
     r"\s*(?:\*\*|__)?[ \t]*",
     re.I,
 )
-_MATH = re.compile(
-    r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|"
-    r"(?<![\\$])\$((?:[^$\\\n]|\\.)+?)\$(?!\d)",
-    re.S,
+# Every phrase has one of these, in small letters.
+_HINTS = (
+    "ans", "option", "choice", "result", "a:", "a：", "答",
+    "답", "ответ", "réponse", "respuesta", "resposta", "risposta",
+    "antwo", "odpowiedź", "svaret", "cevap",
+)  # fmt: skip
+_SUPPOSED = re.compile(
+    r"\b(?:suppose|assum\w+|if|whether|guess\w*|say|imagine)\b[^.\n]{0,20}$",
+    re.I,
+)
+_BOLD_START = re.compile(r"\*\*([^*\n]+)\*\*([^\n]{0,60})")
+# What only explains or doubts the value, and names no other value.
+_AFTERTHOUGHT = re.compile(
+    r"\s*(?:\((?:since|because|as|from|i\.e|e\.g|which)\b[^()]*\)"
+    r"|[,;]\s*(?:but|though|since|because|as|which|so)\b(?:(?!\bor\b)[^\d\\$])*"
+    r"|,?\s+(?:and|but)\s+not\s.*|,\s*not\s.*)$"
+)
+# Three digits after a comma may be thousands; they stay as they are.
+_DECIMAL_COMMA = re.compile(
+    r"(?<![\d.,])(\d{1,3}(?:\.\d{3})+|\d+),(\d{1,2}|\d{4,})(?![\d,])"
+)
+_FENCED = re.compile(
+    r"```\w*\s*([^`]*?)\s*```|`([^`]*)`|\*\*([^*]*)\*\*|\"([^\"]*)\"|'([^']*)'"
 )
 _OPENED = re.compile(r"(?:[*_]{2})?(\\\[|\$\$|\\\(|\$(?=[^$\n]*\$))")
-_BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
-_NUMBER = re.compile(
-    r"(?<![\w.{^\\])(?:[-−]\s?)?[$€£]?(?:[-−])?"
-    r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
-    r"(?:\s?/\s?\d+)?\s?%?(?![A-Za-z\d^{}\\]|\s?[\^_])"
-    r"|\\[dt]?frac\{[^{}]{1,40}\}\{[^{}]{1,40}\}"
-    r"|\d*\s?\\sqrt\s?\{[^{}]{1,40}\}"
-)
-_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
-_MATH_WORDS = {
-    "sin", "cos", "tan", "cot", "sec", "csc", "ln", "log", "exp", "sqrt",
-    "pi", "arctan", "arcsin", "arccos", "or", "and", "Eq", "infinity", "oo",
-}  # fmt: skip
 _LEAD = re.compile(
     r"^(?:(?:the|a|an|our|is|are|be|equals?|therefore|thus|so|hence|option|"
     r"choice|approximately|about|only|just|exactly)\b|[:=*_\s])+",
     re.I,
 )
-
-
-class Extraction(NamedTuple):
-    """An answer, and how it was found ("box", "answer is" …)."""
-
-    answer: str | None
-    how: str
 
 
 def final_part(response: str) -> str | None:
@@ -122,7 +135,7 @@ def _later_final(text: str) -> Extraction | None:
     later = _after_phrase(text)
     if later is None or later.answer is None:
         return None
-    short = len(later.answer) <= 60 and not _has_words(later.answer)
+    short = len(later.answer) <= 60 and not has_words(later.answer)
     return later if short and re.search(r"\d", later.answer) else None
 
 
@@ -159,16 +172,39 @@ def _is_hedge_tail(text: str) -> bool:
     return re.search(r"\b(?:but|wrong|not|incorrect|unless)\b", text) is None
 
 
+def _first_hint(text: str) -> int:
+    """Return where the first answer phrase may begin (the end if nowhere).
+
+    Looking for a few words first is many times faster than the pattern.
+    """
+    lowered = text.lower()
+    if len(lowered) != len(text):
+        return 0
+    places = [lowered.find(word) for word in _HINTS]
+    found = [place for place in places if place >= 0]
+    return max(0, min(found) - 40) if found else len(text)
+
+
 def _after_phrase(text: str) -> Extraction | None:
     found = None
-    for found in _PHRASES.finditer(text):  # noqa: B007 (the last one counts)
-        continue
+    for phrase in _PHRASES.finditer(
+        text, _first_hint(text)
+    ):  # the last one counts
+        before = text[max(0, phrase.start() - 40) : phrase.start()]
+        found = found if _SUPPOSED.search(before) else phrase
     if found is None:
         return None
-    rest = text[found.end() :].lstrip()
+    rest = text[found.end() :].lstrip("} \n\t\r")
     if not rest:
         return Extraction(None, "nothing follows the answer phrase")
-    return Extraction(_sentence_answer(rest), "answer phrase")
+    answer = _sentence_answer(rest)
+    if found["comma"]:
+        answer = _DECIMAL_COMMA.sub(_point, answer)
+    return Extraction(answer, "answer phrase")
+
+
+def _point(found: re.Match[str]) -> str:
+    return found[1].replace(".", "") + "." + found[2]
 
 
 def _sentence_answer(rest: str) -> str:
@@ -184,8 +220,11 @@ def _sentence_answer(rest: str) -> str:
             inner = rest[opened.end() : end].strip()
             extra = tail[0] if tail else ""
             if "$" in extra or re.search(r"\d|\b(?:or|not|but)\b", extra):
-                return _first_line(rest)
+                return _AFTERTHOUGHT.sub("", _first_line(rest))
             return inner
+    bold = _BOLD_START.match(rest)
+    if bold and not re.search(r"\d|\b(?:or|not)\b", bold[2]):
+        return _last_clause(_first_line(bold[1]))
     return _last_clause(_first_line(rest))
 
 
@@ -197,72 +236,31 @@ def _first_line(rest: str) -> str:
 
 
 def _last_clause(line: str) -> str:
-    line = _LEAD.sub("", line).strip().strip("*").strip()
+    line = _LEAD.sub("", line).strip().strip("*\"'").strip()
+    if line.count("}") > line.count("{"):
+        line = line.rstrip("} ").strip("\"'")
+    if (shorter := _AFTERTHOUGHT.sub("", line)) != line:
+        line = shorter if re.search(r"\d", shorter) else line
     if found := re.search(
         r"^.*\b(?:is|are|was|be|equals)\b\s+([^{}]+(?:\{.*)?)$", line
     ):
         line = found[1]
-    words = [w for w in _WORD.findall(line) if w not in _MATH_WORDS]
+    words = [w for w in WORD.findall(line) if w not in MATH_WORDS]
     if len([w for w in words if len(w) > 2]) > 3:
-        numbers = _NUMBER.findall(line)
+        numbers = NUMBER.findall(line)
         line = numbers[0].strip() if len(numbers) == 1 else line
     if not line.isascii() and (found := re.search(r"[是为]\s*(.+)$", line)):
         line = found[1]
     return _LEAD.sub("", line).strip().strip("*").strip()
 
 
-def is_prose(text: str) -> bool:
-    """Say whether a text has sentences rather than being an answer."""
-    if len(text) > MAX_BARE:
-        return True
-    plain = re.sub(
-        r"\\(?:text\w*|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+", " ", text
-    )
-    words = [w for w in _WORD.findall(plain) if w not in _MATH_WORDS]
-    if re.search(r"[^\x00-\u04ff\u2000-\u2bff\uff00-\uffef]{4}", text):
-        return True
-    if "\n" in text.strip() and words and "\\begin" not in text:
-        return True
-    long_words = [w for w in words if len(w) > 2]
-    if re.search(r"[a-z]{2,}\.\s+[A-Z]|<<.*>>", text):
-        return True
-    if not re.search(r"\d|\$|\\\(|\\\[", text):
-        return len(words) > 12
-    opened = re.match(r"\s*(?:So|Thus|Then|Since|We|The|There|It|I|He|She)\b",
-                      text)  # fmt: skip
-    return len(long_words) > (1 if opened else 5) or (
-        bool(_MATH.search(text))
-        and not _MATH.fullmatch(text.strip(" .\n"))
-        and not re.search(r"^\s*\$[^$]*\$(?:\s*,\s*\$[^$]*\$)+\s*$", text)
-    )
-
-
-def _has_words(formula: str) -> bool:
-    plain = re.sub(
-        r"\\(?:text\w*|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+", " ", formula
-    )
-    words = [w for w in _WORD.findall(plain) if w not in _MATH_WORDS]
-    return len([w for w in words if len(w) > 2]) >= 2
-
-
-def _last_resort(text: str) -> Extraction:
-    tail = text[-4_000:]
-    formulas = [
-        next(g for g in m.groups() if g is not None)
-        for m in _MATH.finditer(tail)
-        if not _has_words(m[0])
-    ]
-    bold = [b.strip(" .:") for b in _BOLD.findall(tail)]
-    bold = [b for b in bold if _NUMBER.fullmatch(b)]
-    numbers = _NUMBER.findall(tail)
-    last_math = tail.rfind(formulas[-1]) if formulas else -1
-    if formulas and not _NUMBER.search(tail[last_math + len(formulas[-1]) :]):
-        return Extraction(formulas[-1].strip(), LAST_RESORT)
-    if bold:
-        return Extraction(bold[-1], LAST_RESORT)
-    if numbers:
-        return Extraction(numbers[-1].strip(), LAST_RESORT)
-    return Extraction(None, "no answer found")
+def _last_equation(text: str) -> str:
+    """Return the last line of equations without words: x + 4 = 9, x = 5."""
+    lines = [line.strip() for line in text.strip().split("\n") if line.strip()]
+    if not 2 <= len(lines) <= 30 or "\\" in text:
+        return text
+    every = all("=" in line and not WORD.search(line) for line in lines)
+    return lines[-1] if every else text
 
 
 def _last_tag(text: str) -> str | None:
@@ -275,19 +273,26 @@ def find_answer(response: object) -> Extraction:
     """Find the answer of a response, and say how; never raises."""
     if not isinstance(response, str) or not response.strip():
         return Extraction(None, "no answer found")
-    text = final_part(response)
+    text = note("text after the reasoning", final_part(response))
     if text is None:
         return Extraction(None, "the reasoning never ended")
-    if (boxed := last_box(text)) is not None:
+    if (boxed := note("box", last_box(text))) is not None:
         return boxed
-    if (tagged := _last_tag(text)) is not None:
-        return Extraction(tagged.strip() or None, "answer tag")
-    if hashes := [h.strip() for h in _HASHES.findall(text)]:
+    if (tagged := note("answer tag", _last_tag(text))) is not None:
+        phrase = _after_phrase(tagged)
+        inside = phrase.answer if phrase else tagged.strip()
+        return Extraction(inside or None, "answer tag")
+    if hashes := note("####", [h.strip() for h in _HASHES.findall(text)]):
         last = hashes[-1].strip("* ")
         if last and not is_prose(last):
             return Extraction(last, "####")
-    if (phrase := _after_phrase(text)) is not None:
+    if (phrase := note("answer phrase", _after_phrase(text))) is not None:
         return phrase
-    if not is_prose(text):
+    if fenced := _FENCED.fullmatch(text.strip()):
+        text = "".join(part or "" for part in fenced.groups())
+        if note("answer phrase", phrase := _after_phrase(text)):
+            return phrase
+    text = _last_equation(text)
+    if not note("prose", is_prose(text)):
         return Extraction(text.strip(), "whole response")
-    return _last_resort(text)
+    return last_resort(text)

@@ -29,7 +29,7 @@ def call(ev: Evaluator, name: str, nodes: list[Node]) -> Any:
         OutOfDomain: no value for these arguments, or a wrong number of them.
         TooLarge: the value would be too large.
     """
-    if name in ("max", "min", "gcd", "lcm", "binom"):
+    if name in ("max", "min", "gcd", "lcm", "binom", "mod"):
         return _integers(ev, name, [ev.value(n) for n in nodes])
     if name in ("log", "root"):
         return _two(ev, name, nodes)
@@ -38,6 +38,8 @@ def call(ev: Evaluator, name: str, nodes: list[Node]) -> Any:
     if name in _TRIGONOMETRIC:
         return _trigonometric(ev, name, nodes[0])
     value = ev.value(nodes[0])
+    if name in ("Re", "Im", "conj", "arg"):
+        return _complex_part(ev, name, value)
     if name in ("floor", "ceil", "abs", "sgn", "factorial"):
         return _stepwise(ev, name, value)
     if name == "sqrt":
@@ -95,6 +97,8 @@ def _logarithm(ev: Evaluator, value: Any, base: Any) -> Any:
 
 def _two(ev: Evaluator, name: str, nodes: list[Node]) -> Any:
     values = [ev.value(n) for n in nodes]
+    if len(values) != 2 and name != "log":
+        raise OutOfDomain("a function of two arguments")
     if name == "root":
         index = values[1]
         if not isinstance(index, Fraction) or not index:
@@ -106,6 +110,16 @@ def _two(ev: Evaluator, name: str, nodes: list[Node]) -> Any:
     if base is None and ev.settings.decimal_log:
         base = Fraction(10)
     return _logarithm(ev, values[0], base)
+
+
+def _complex_part(ev: Evaluator, name: str, value: Any) -> Any:
+    if name == "arg":
+        if not value:
+            raise OutOfDomain("the argument of zero")
+        return ev.mp.arg(ev.inexact(value))
+    if isinstance(value, ev.mp.mpc):
+        return getattr(ev.mp, name.lower())(value)
+    return Fraction(0) if name == "Im" else value
 
 
 def _stepwise(ev: Evaluator, name: str, value: Any) -> Any:
@@ -148,6 +162,10 @@ def _integers(ev: Evaluator, name: str, values: list[Any]) -> Any:
     if not all(isinstance(v, Fraction) and v.denominator == 1 for v in values):
         raise OutOfDomain("whole numbers only")
     whole = [int(v) for v in values]
+    if name == "mod":
+        if len(whole) != 2 or whole[1] <= 0:
+            raise OutOfDomain("the rest of a division")
+        return Fraction(whole[0] % whole[1])
     return Fraction(math.gcd(*whole) if name == "gcd" else math.lcm(*whole))
 
 

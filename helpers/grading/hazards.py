@@ -34,7 +34,7 @@ def find_hazard(text: str) -> str | None:
     """
     if len(text) > MAX_SYMBOLIC:
         return f"longer than {MAX_SYMBOLIC} characters"
-    if _nesting(text) > MAX_NESTING:
+    if measure_nesting(text) > MAX_NESTING:
         return f"nested deeper than {MAX_NESTING}"
     if _FORBIDDEN.search(text):
         return "looks like code"
@@ -53,7 +53,8 @@ def find_hazard(text: str) -> str | None:
     return _range_hazard(text)
 
 
-def _nesting(text: str) -> int:
+def measure_nesting(text: str) -> int:
+    """Return how many brackets are open at once, at most."""
     depth = deepest = 0
     for char in text:
         if char in "([{":

@@ -18,7 +18,11 @@ ALIASES = {
     "arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh",
     "ceil": "ceil", "ceiling": "ceil", "floor": "floor", "cbrt": "cbrt",
     "factorial": "factorial", "binomial": "binom", "cosec": "csc",
-    "sign": "sgn",
+    "sign": "sgn", "signum": "sgn", "nthroot": "root", "root": "root",
+    "conjugate": "conj", "conj": "conj", "realpart": "Re", "re": "Re",
+    "imagpart": "Im", "im": "Im", "Re": "Re", "Im": "Im", "cis": "cis",
+    "comb": "binom", "binom": "binom", "nCr": "binom", "mod": "mod",
+    "arg": "arg", "carg": "arg", "Arg": "arg",
 }  # fmt: skip
 FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan",
@@ -35,14 +39,25 @@ GREEK = {
     "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta",
     "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega", "ell", "hbar",
 }  # fmt: skip
+# Functions only where a bracket follows: re^{it} is a product.
+WEAK = {
+    "re", "im", "Re", "Im", "arg", "mod", "conj", "comb", "root", "carg",
+    "Arg", "realpart", "imagpart", "conjugate", "nthroot", "nCr", "signum",
+}  # fmt: skip
+ACCENTS = {"overline", "hat", "bar", "tilde", "dot", "widetilde"}
 _WORDS = sorted(
-    (FUNCTIONS | set(CONSTANTS) | GREEK) - {"nu", "xi", "mu", "eta", "inf"},
+    (FUNCTIONS | set(CONSTANTS) | GREEK)
+    - {"nu", "xi", "mu", "eta", "inf"}
+    - WEAK,
     key=len,
     reverse=True,
 )
 OPAQUE = {"f", "g", "h"}
+_TWO_NUMBERS = re.compile(r"\s*\(\s*\d+\s*,\s*\d+\s*\)")
 _TOKEN = re.compile(
-    r"\s*(?:(?P<num>\d+(?:,\d{3}(?!\d))+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+    r"\s*(?:(?P<num>\d+(?:,\d{3}(?!\d))+(?:\.\d+)?"
+    r"|(?:\d+(?:\.\d+)?E[-+]?|(?:1|\d+\.\d+)e-?)\d{1,3}(?![\d.])"
+    r"|\d+(?:\.\d+)?|\.\d+)"
     r"|\\(?P<cmd>[a-zA-Z]+)|(?P<word>[A-Za-z]+)"
     r"|(?P<op>[-+*/^_(){}\[\]|!,%'=<>]))"
 )
@@ -59,12 +74,23 @@ def tokenize(text: str) -> list[tuple[str, str]]:
         position = found.end()
         kind = found.lastgroup or ""
         if kind == "word":
-            tokens.extend(("name", part) for part in split_word(found[kind]))
+            tokens.extend(read_word(found[kind], text[position:]))
         elif kind == "cmd" and found[kind] in ("vert", "lvert", "rvert"):
             tokens.append(("op", "|"))
         else:
             tokens.append((kind, found[kind]))
     return tokens
+
+
+def read_word(word: str, rest: str) -> list[tuple[str, str]]:
+    """Return the tokens of a run of letters, given what follows it."""
+    if word == "C" and _TWO_NUMBERS.match(rest):
+        return [("name", "binom")]
+    if word in WEAK and rest.lstrip()[:1] == "(":
+        return [("name", word)]
+    if word == "mod":
+        return [("cmd", word)]
+    return [("name", part) for part in split_word(word)]
 
 
 def split_word(word: str) -> list[str]:

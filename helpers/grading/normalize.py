@@ -10,35 +10,13 @@ steps can tell words from products of variables.
 from __future__ import annotations
 
 import re
-import unicodedata
 from functools import lru_cache
+
+from helpers.grading.spellings import DOLLAR, fold_unicode, rewrite_plain
 
 OPEN, CLOSE = "⟦", "⟧"
 MAX_LENGTH = 20_000
-_DOLLAR = "\x01"  # an escaped dollar: money, not a formula
 
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
-_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
-_GREEK = {
-    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon",
-    "θ": "theta", "λ": "lambda", "μ": "mu", "π": "pi", "ρ": "rho",
-    "σ": "sigma", "τ": "tau", "φ": "phi", "ϕ": "phi", "ω": "omega",
-    "Δ": "Delta", "Ω": "Omega", "ψ": "psi", "η": "eta", "ξ": "xi",
-}  # fmt: skip
-_UNICODE = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ",
-    "✕": r"\times ", "÷": "/", "∕": "/", "⁄": "/", "·": r"\cdot ",
-    "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*", "±": r"\pm ", "∓": r"\mp ",
-    "≤": r"\le ", "⩽": r"\le ", "≦": r"\le ", "≥": r"\ge ", "⩾": r"\ge ",
-    "≧": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∞": r"\infty ",
-    "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ",
-    "∖": r"\setminus ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
-    "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "°": r"^\circ ", "º": r"^\circ ",
-    "∠": r"\angle ", "′": "'", "’": "'", "，": ",", "；": ";", "：": ":",
-    "（": "(", "）": ")", "。": ".", "⟨": "(", "⟩": ")",
-}  # fmt: skip
-_UNICODE.update({k: f"\\{v} " for k, v in _GREEK.items()})
-_UNICODE_TABLE = str.maketrans(_UNICODE)
 
 _SYNONYMS = {
     "leq": "le", "leqslant": "le", "geq": "ge", "geqslant": "ge", "lt": "lt",
@@ -51,6 +29,11 @@ _SYNONYMS = {
     "lbrace": "{", "rbrace": "}",
     "varphi": "phi", "varepsilon": "epsilon", "vartheta": "theta",
     "infin": "infty", "land": "wedge", "lor": "vee", "triangle": "Delta",
+    "lnot": "neg", "implies": "Rightarrow", "rightarrow": "to",
+    "longrightarrow": "to", "Longrightarrow": "Rightarrow",
+    "Leftrightarrow": "iff", "leftrightarrow": "iff", "dots": "ldots",
+    "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "hdots": "ldots",
+    "widehat": "hat", "imath": "i", "jmath": "j", "bmod": "mod",
 }  # fmt: skip
 _LITERALS = {
     "langle": "(", "rangle": ")", "lbrack": "[", "rbrack": "]",
@@ -61,12 +44,14 @@ _DROPPED = {
     "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr",
     "biggl", "biggr", "middle", "therefore", "boldsymbol", "bm", "hfill",
     "mathstrut", "strut", "hline", "noindent", "centering", "displaylimits",
+    "checkmark", "blacksquare", "qed", "tiny", "small", "normalsize",
+    "large", "Large", "LARGE", "huge", "Huge", "relax", "nonumber",
 }  # fmt: skip
 _SPACES = {"quad", "qquad", "enspace", "space", "thinspace", "medspace"}
 _PLAIN_WRAPPERS = {
     "mathbf", "mathit", "mathsf", "mathtt", "mathnormal", "vec", "bf",
     "ensuremath", "mathop", "mathrel", "overrightarrow", "underline", "fbox",
-    "boxed", "hbox ",
+    "boxed", "framebox", "hbox ",
 }  # fmt: skip
 _TEXT_WRAPPERS = {
     "text", "textbf", "textit", "textrm", "textnormal", "textsf", "texttt",
@@ -76,9 +61,16 @@ _KNOWN_WORDS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth",
     "asin", "acos", "atan", "arcsin", "arccos", "arctan", "arccot", "ln",
     "log", "exp", "gcd", "lcm", "max", "min", "mod", "sqrt", "pi", "sgn",
-    "arcsec", "arccsc", "arsinh", "arcosh", "artanh", "lg", "deg",
+    "arcsec", "arccsc", "arsinh", "arcosh", "artanh", "lg", "deg", "cis",
+    "sech", "csch", "arcsinh", "arccosh", "arctanh", "floor", "ceil", "Re",
+    "Im", "arg", "sign",
 }  # fmt: skip
+_UNIT_PRODUCT = re.compile(
+    r"\s*[A-Za-z]+(?:\^\{?-?\d\}?)?(?:\s*(?:/|\\cdot|\s)\s*"
+    r"[A-Za-z]+(?:\^\{?-?\d\}?)?)+\s*"
+)
 _CONNECTORS = {"and", "or", "if", "for", "where", "when", "only"}
+_PLAIN_NUMBER = re.compile(r"\s*[-+]?(?:\d[\d,]*)?\.?\d+\.?\s*", re.A)
 _COMMAND = re.compile(r"\\([a-zA-Z]+)\*?")
 _TRAILING = " \t\n.,;:。"  # no "!": it is a factorial
 
@@ -102,40 +94,6 @@ def match_brace(text: str, start: int) -> int:
                 return i + 1
         i += 1
     return -1
-
-
-def fold_unicode(text: str) -> str:
-    """Return the text with unicode maths written in ASCII or LaTeX."""
-    if text.isascii():
-        return text.replace("\x00", "").replace(_DOLLAR, "")
-    text = re.sub(
-        r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+",
-        lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}",
-        text,
-    )
-    text = re.sub(
-        r"[₀₁₂₃₄₅₆₇₈₉]+",
-        lambda m: "_{" + m[0].translate(_SUBSCRIPTS) + "}",
-        text,
-    )
-    text = re.sub(r"[¼-¾⅐-⅞]", _vulgar_fraction, text)
-    text = re.sub(r"√\s*(\d+|[a-zA-Z])", r"\\sqrt{\1}", text)
-    text = text.replace("√", r"\sqrt")
-    text = text.translate(_UNICODE_TABLE)
-    text = re.sub("[\u200b-\u200f\u2060\ufeff\ufe0f\x00\x01⟦⟧]", "", text)
-    text = unicodedata.normalize("NFKC", text).translate(_UNICODE_TABLE)
-    return "".join(_ascii_digit(c) for c in text)
-
-
-def _vulgar_fraction(found: re.Match[str]) -> str:
-    top, low = unicodedata.normalize("NFKC", found[0]).split("⁄")
-    return f"\\frac{{{top}}}{{{low}}} "
-
-
-def _ascii_digit(char: str) -> str:
-    if char.isascii() or not char.isdecimal():
-        return char
-    return str(unicodedata.decimal(char))
 
 
 @lru_cache(maxsize=64)
@@ -220,6 +178,9 @@ def _rewrite_one(
         if group is None:
             return " ", end
         content, stop = group
+        if name == "mathrm" and _UNIT_PRODUCT.fullmatch(content):
+            words = re.sub(r"\\cdot|[{}]", " ", content)
+            return f"{OPEN}{words.strip()}{CLOSE}", stop
         if "\\" in content and depth < 20:
             return rewrite_commands(content, depth + 1), stop
         if name in {"mathrm", "operatorname"} and len(content.strip()) == 1:
@@ -242,11 +203,23 @@ def clean(text: str) -> str:
         text: one answer, LaTeX or plain, at most :data:`MAX_LENGTH` long
             (what is longer is cut, and never equal to anything by value).
     """
+    if _PLAIN_NUMBER.fullmatch(text) and len(text) <= MAX_LENGTH:
+        return text.strip().rstrip(
+            _TRAILING
+        )  # most answers: nothing to rewrite
     text = fold_unicode(text[:MAX_LENGTH])
+    if "\\" in text or "{" in text:
+        text = _rewrite_latex(text)
+    text = rewrite_plain(text.replace("~", " "))
+    text = text.replace("\\{", "\\lbr ").replace("\\}", "\\rbr ")
+    return tidy(text)
+
+
+def _rewrite_latex(text: str) -> str:
     if "\\begin" not in text:
         text = re.sub(r"\\\\+(?=[a-zA-Z(\[,!;{}])", r"\\", text)
     text = (
-        text.replace("\\$", f" {_DOLLAR}")
+        text.replace("\\$", f" {DOLLAR}")
         .replace("\\%", "%")
         .replace("\\#", "#")
     )
@@ -259,22 +232,14 @@ def clean(text: str) -> str:
         text = text.replace(r"\times", r"\cross")  # it does not commute
     text = rewrite_commands(text)
     text = re.sub(r"\\lt\b", "<", text)
-    text = re.sub(r"\\gt\b", ">", text)
-    text = re.sub(r"%(?=(?:pi|e|i)\b)", "", text)  # Maxima's constants
-    text = re.sub(r"(?<![\\A-Za-z])log(10|2)\s*\(", r"\\log _{\1}(", text)
-    text = text.replace("**", "^").replace("\\cdot", "*")
-    text = re.sub(r"<=|=<", r"\\le ", text)
-    text = re.sub(r">=", r"\\ge ", text)
-    text = re.sub(r"!=(?!=)|=/=", r"\\ne ", text)
-    text = text.replace("\\{", "\\lbr ").replace("\\}", "\\rbr ")
-    return tidy(text)
+    return re.sub(r"\\gt\b", ">", text)
 
 
 def tidy(text: str) -> str:
     """Return the text without outer dollars, dots and doubled spaces."""
     text = re.sub(r"\s+", " ", text)
     text = re.sub(r"\$\$?([^$]*)\$\$?", r" \1 ", text)  # pairs are maths
-    text = re.sub(r" {2,}", " ", text.replace(_DOLLAR, "$")).strip()
+    text = re.sub(r" {2,}", " ", text.replace(DOLLAR, "$")).strip()
     return text.rstrip(_TRAILING).strip()
 
 

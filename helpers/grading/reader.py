@@ -8,27 +8,27 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from helpers.grading.exact import MAX_DIGITS, to_fraction
+from helpers.grading.atoms import Atoms
 from helpers.grading.lexer import (
-    ALIASES,
+    ACCENTS,
     CONSTANTS,
     FUNCTIONS,
     GREEK,
-    INVERSE,
-    OPAQUE,
     ReadError,
-    TokenStream,
 )
-from helpers.grading.tree import Node, times
+from helpers.grading.tree import Node, measure_height, times
 
-MAX_DEPTH = 60
+_STARTERS = {"frac", "sqrt", "binom", "lfloor", "lceil"} | ACCENTS
+MAX_DEPTH = 40
+MAX_HEIGHT = 60
+_SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d/])(?! *[/\d])")
 _MIXED_FRAC = re.compile(
     r"(?<![\d.^_,])(\d+)\s*(\\frac\s*(?:\{\d+\}|\d)\s*(?:\{\d+\}|\d))"
 )
 _MIXED_SLASH = re.compile(r"(?<![\d.^_/,])(\d+) (\d+)\s*/\s*(\d+)(?![\d.])")
 
 
-class Reader(TokenStream):
+class Reader(Atoms):
     """Recursive descent over the tokens of one expression."""
 
     def __init__(self, text: str):
@@ -41,13 +41,12 @@ class Reader(TokenStream):
         node = self.sum()
         if self.at != len(self.tokens):
             raise ReadError(f"{self.peek()[1]!r} is left over")
+        if measure_height(node) > MAX_HEIGHT:
+            raise ReadError("nested too deeply")
         return node
 
     def sum(self) -> Node:
         """Read terms joined by plus and minus signs."""
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise ReadError("nested too deeply")
         node = None
         terms: list[Node] = []
         while True:
@@ -67,7 +66,6 @@ class Reader(TokenStream):
                 terms.append(self.product())
             else:
                 break
-        self.depth -= 1
         return terms[0] if len(terms) == 1 else ("add", terms)
 
     def product(self) -> Node:
@@ -81,6 +79,9 @@ class Reader(TokenStream):
             elif (kind, text) == ("op", "/") or (kind, text) == ("cmd", "div"):
                 self.at += 1
                 node = ("div", node, self.signed())
+            elif (kind in ("cmd", "name")) and text == "mod":
+                self.at += 1
+                node = ("call", "mod", [node, self.signed()])
             elif self.starts_factor():
                 if self.tokens[self.at - 1][0] == kind == "num":
                     raise ReadError("two numbers side by side")
@@ -92,12 +93,12 @@ class Reader(TokenStream):
         """Say whether the next token can begin a factor."""
         kind, text = self.peek()
         if kind in ("num", "name"):
-            return True
+            return text != "mod"
         if kind == "op":
             return text in "({[" or (text == "|" and not self.bars)
         return kind == "cmd" and (
-            text in FUNCTIONS | GREEK | set(CONSTANTS)
-            or text in ("frac", "sqrt", "binom", "lfloor", "lceil", "overline")
+            (text in FUNCTIONS | GREEK | set(CONSTANTS) and text != "mod")
+            or text in _STARTERS
         )
 
     def signed(self) -> Node:
@@ -143,9 +144,7 @@ class Reader(TokenStream):
             node = self.sum()
             self.expect("}")
             return node
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise ReadError("nested too deeply")
+        self.deepen()
         minus = self.take("-")
         node = self.atom()
         if self.take("^"):
@@ -153,7 +152,20 @@ class Reader(TokenStream):
         self.depth -= 1
         return ("neg", node) if minus else node
 
+    def deepen(self) -> None:
+        """Count a level, so that no input reaches Python's own limit."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise ReadError("nested too deeply")
+
     def atom(self) -> Node:
+        """Read what has no sign or power; all nesting passes here."""
+        self.deepen()
+        node = self.simple()
+        self.depth -= 1
+        return node
+
+    def simple(self) -> Node:
         """Read a number, a name, a bracket or a command."""
         kind, text = self.peek()
         self.at += 1
@@ -178,139 +190,6 @@ class Reader(TokenStream):
             return ("call", "abs", [node])
         raise ReadError("something is missing")
 
-    def number(self, text: str) -> Node:
-        """Turn a numeral into a node; ``52_8`` stays a name of its own."""
-        if self.peek() == ("op", "_"):
-            self.at += 1
-            return ("sym", f"{text}_{self.subscript()}")
-        value = to_fraction(text)
-        if value is None or len(text) > MAX_DIGITS:
-            raise ReadError("not a number")
-        if self.peek() == ("cmd", "overline"):
-            raise ReadError("repeating decimal inside an expression")
-        return ("num", value)
-
-    def name(self, text: str) -> Node:
-        """Turn a word into a constant, a function call or a symbol."""
-        if text in FUNCTIONS:
-            return self.function(text)
-        if text in CONSTANTS:
-            return ("const", CONSTANTS[text])
-        if text in ("e", "i") and self.peek() != ("op", "_"):
-            return ("const", text)
-        name = text
-        while self.peek() in (("op", "_"), ("op", "'")):
-            mark = self.peek()[1]
-            self.at += 1
-            name += f"_{self.subscript()}" if mark == "_" else "'"
-        if text in OPAQUE and self.take("("):
-            return ("apply", name, self.arguments(")"))
-        return ("sym", name)
-
-    def arguments(self, closer: str) -> list[Node]:
-        """Read comma-separated arguments up to the closing bracket."""
-        nodes = [self.sum()]
-        while self.take(","):
-            nodes.append(self.sum())
-        self.expect(closer)
-        return nodes
-
-    def command(self, text: str) -> Node:
-        """Read a LaTeX command that the reader knows."""
-        if text == "frac":
-            return ("div", self.group(), self.group())
-        if text == "binom":
-            return ("call", "binom", [self.group(), self.group()])
-        if text in ("lfloor", "lceil"):
-            node = self.sum()
-            if self.peek() != ("cmd", "r" + text[1:]):
-                raise ReadError("unclosed floor or ceiling")
-            self.at += 1
-            return ("call", text[1:], [node])
-        if text == "overline":
-            return ("sym", "overline " + self.label())
-        if text in ("angle", "Delta") and self.peek()[0] == "name":
-            return ("sym", f"{text} {self.word()}")
-        if text in FUNCTIONS or text in GREEK or text in CONSTANTS:
-            return self.name(text)
-        raise ReadError(f"unknown command \\{text}")
-
-    def group(self) -> Node:
-        """Read a LaTeX argument: a group, one digit or one command."""
-        if self.take("{"):
-            node = self.sum()
-            self.expect("}")
-            return node
-        kind, text = self.peek()
-        if kind == "num" and len(text) > 1 and text.isdigit():
-            # \frac12 has two one-digit arguments.
-            self.tokens[self.at : self.at + 1] = [("num", c) for c in text]
-        if self.peek()[0] == "end":
-            raise ReadError("something is missing")
-        kind, text = self.peek()
-        if kind == "num":
-            self.at += 1
-            return ("num", Fraction(text))
-        return self.atom()
-
-    def function(self, text: str) -> Node:
-        """Read a function with its power, base and argument."""
-        name = ALIASES.get(text, text)
-        if name == "sqrt":
-            return self.root()
-        extra: list[Node] = []
-        power = None
-        while self.peek() in (("op", "^"), ("op", "_")):
-            mark = self.peek()[1]
-            self.at += 1
-            if mark == "_" and name != "log":
-                raise ReadError("subscript of a function")
-            value = self.group() if mark == "_" else self.exponent()
-            if mark == "_":
-                extra = [value]
-            else:
-                power = value
-        arguments = self.argument()
-        if power == ("neg", ("num", Fraction(1))) and name in INVERSE:
-            return ("call", f"arc{name}", arguments)
-        node = ("call", name, arguments + extra)
-        return ("pow", node, power) if power else node
-
-    def argument(self) -> list[Node]:
-        """Read ``(a, b)``, ``{a}`` or a product without brackets."""
-        if self.take("("):
-            return self.arguments(")")
-        if self.take("{"):
-            return self.arguments("}")
-        if self.peek()[0] == "end":
-            raise ReadError("something is missing")
-        if self.peek() == ("op", "["):
-            self.at += 1
-            return self.arguments("]")
-        node = self.signed()
-        while self.starts_factor() and not self.starts_function():
-            node = times(node, self.power())
-        return [node]
-
-    def starts_function(self) -> bool:
-        """Say whether the next token is the name of a function."""
-        kind, text = self.peek()
-        return kind in ("cmd", "name") and text in FUNCTIONS - {"sqrt"}
-
-    def root(self) -> Node:
-        """Read a square root, or an n-th root with its ``[n]``."""
-        index = None
-        if self.take("["):
-            index = self.sum()
-            self.expect("]")
-        bracket = self.take("(")
-        inside = self.arguments(")") if bracket else [self.group()]
-        if len(inside) != 1:
-            raise ReadError("a root of two things")
-        if index is None:
-            return ("call", "sqrt", inside)
-        return ("call", "root", [inside[0], index])
-
 
 def is_readable(text: str) -> bool:
     """Say whether :func:`read` knows everything in the text."""
@@ -327,6 +206,7 @@ def read(text: str) -> Node:
     Raises:
         ReadError: something in it is not on the whitelist.
     """
+    text = _SPACED.sub(lambda m: m[0].replace(" ", ""), text)
     text = _MIXED_FRAC.sub(r"(\1+\2)", text)
     text = _MIXED_SLASH.sub(r"(\1+\2/\3)", text)
     return Reader(text).read()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from helpers.grading.exact import parse_number
 from helpers.grading.lexer import ReadError
 from helpers.grading.normalize import canonical
 from helpers.grading.probe import equal_nodes, equal_relations
 from helpers.grading.reader import is_readable, read
-from helpers.grading.solutions import same_pieces, to_pieces
+from helpers.grading.solutions import Piece, same_pieces, to_pieces
 from helpers.grading.structure import Value
 from helpers.grading.tree import Node, symbols
 
@@ -26,13 +27,16 @@ _SYMBOL = re.compile(
 
 _OTHER_NAMES = re.compile(
     r"[A-Z]{1,2}/[A-Z]{1,2}|d[a-z]/d[a-z]|\\frac\{d[a-z]?\}\{d[a-z]\}[a-z]?"
-    r"|[a-zA-Z]\^\{-1\}\([a-z]\)"
+    r"|[a-zA-Z]\^\{-1\}\([a-z]\)|\\frac\{\\partial \w\}\{\\partial \w\}"
+    r"|\\(?:hat|bar|tilde|overline)(?:\{\w\}| ?\w)"
 )
 
 
 def is_name(text: str) -> bool:
     """Say whether the left side of ``name = value`` only names something."""
     text = canonical(text).strip()
+    if re.fullmatch(r"\{[^{}]*\}", text):
+        text = text[1:-1]  # a vector, \vec{v}
     if text in _CONSTANTS or not text:
         return False
     if _SYMBOL.fullmatch(text):
@@ -132,12 +136,16 @@ def compare_relations(
     compare: Callable[[Value, Value, int], Result],
 ) -> Result:
     """Compare two relations: as sets, part by part, or as multiples."""
+    congruent = _compare_congruences(gold, predicted)
+    if congruent is not None:
+        return congruent
     one, two = definition_value(gold), definition_value(predicted)
     if one is not None and two is not None:
         same_name = canonical(gold.items[0].text) == canonical(
             predicted.items[0].text
         )
-        if same_name:
+        names = {canonical(v.items[0].text) for v in (gold, predicted)}
+        if same_name or names == {"y", "f(x)"}:
             return compare(one, two, 1)
     inequality = any(m != "=" for m in gold.marks + predicted.marks)
     if inequality:
@@ -148,13 +156,45 @@ def compare_relations(
             and _same_variable(gold, predicted)
         ):
             same = same_pieces(left, right)
-            if same is not None:
+            if same or (same is False and _constant(left + right)):
                 return same, "set" if same else "different set"
     if _part_by_part(gold, predicted, compare):
         return True, "same parts"
     if len(gold.items) == len(predicted.items) == 2:
         return _compare_multiples(gold, predicted)
     return False, "different relation"
+
+
+_MODULUS = re.compile(r"^(.*?)\s*\\pmod ?\{?\s*(\w+)\s*\}?$")
+
+
+def _compare_congruences(gold: Value, predicted: Value) -> Result | None:
+    """Compare x = 2 (mod 5) with x = 7 (mod 5): the modulus must agree."""
+    if len(gold.items) != 2 or len(predicted.items) != 2:
+        return None
+    ends = [_MODULUS.match(v.items[1].text) for v in (gold, predicted)]
+    one, two = ends
+    if one is None or two is None:
+        return (False, "a different modulus") if one or two else None
+    if one[2] != two[2]:
+        return False, "a different modulus"
+    if canonical(gold.items[0].text) != canonical(predicted.items[0].text):
+        return None
+    rests = [parse_number(found[1]) for found in (one, two)]
+    modulus = parse_number(one[2])
+    if modulus and None not in rests:
+        same = (rests[0] - rests[1]) % modulus == 0
+        return same, "congruent" if same else "not congruent"
+    return _all_equal([one[1], two[1]]), "same parts"
+
+
+def _constant(pieces: list[Piece]) -> bool:
+    """Say whether no end has a variable: a <= b is also b >= a."""
+    ends = {end for piece in pieces for end in (piece.low, piece.high)}
+    return not any(
+        re.search(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])", _no_commands(e))
+        for e in ends
+    )
 
 
 def _same_variable(gold: Value, predicted: Value) -> bool:

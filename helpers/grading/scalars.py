@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from typing import Any
 
 from helpers.grading.exact import parse_number
 from helpers.grading.lexer import ReadError
@@ -12,7 +13,7 @@ from helpers.grading.probe import equal_nodes
 from helpers.grading.reader import read
 from helpers.grading.solutions import infinite_sign
 from helpers.grading.tree import Node, contains, symbols
-from helpers.grading.units import split_unit, units_clash
+from helpers.grading.units import Quantity, split_unit, units_clash
 
 Result = tuple[bool | None, str]
 
@@ -20,6 +21,27 @@ Result = tuple[bool | None, str]
 def compare_scalars(gold: str, predicted: str) -> Result:
     """Compare two scalars with their units."""
     left, right = split_unit(gold), split_unit(predicted)
+    if left.unit and not right.unit:
+        right = split_unit(predicted, left.unit)
+    elif right.unit and not left.unit:
+        left = split_unit(gold, right.unit)
+    result = _compare_quantities(left, right)
+    if result[0] is not True and OPEN not in gold + predicted:
+        # "3 sin x" and "3 xy" look like a number and a unit.
+        whole = left.core != gold or right.core != predicted
+        if whole and _same_whole(gold, predicted):
+            return True, "same value"
+    return result
+
+
+def _same_whole(gold: str, predicted: str) -> bool:
+    try:
+        return compare_nodes(read(gold), read(predicted))[0] is True
+    except ReadError:
+        return False
+
+
+def _compare_quantities(left: Quantity, right: Quantity) -> Result:
     if units_clash(left.unit, right.unit):
         return False, "a different unit"
     if infinite_sign(left.core) or infinite_sign(right.core):
@@ -73,12 +95,20 @@ def _compare_words(gold: str, predicted: str) -> Result:
     return False, "different words"
 
 
+_SHORT = {
+    "dne": "does not exist", "t": "true", "f": "false",
+    "infinitely many solutions": "infinitely many",
+}  # fmt: skip
+
+
 def plain_words(text: str) -> str:
     """Return a text answer without case, marks and outer punctuation."""
     text = text.replace(OPEN, " ").replace(CLOSE, " ").lower()
     text = re.sub(r"[\s{}$\\]+", " ", text).strip(" .,;:!\"'`*")
-    text = re.sub(r"^(?:the|an?) ", "", text)
-    return "does not exist" if text == "dne" else text
+    text = re.sub(r"(?<=[a-z])-(?=[a-z])", " ", text)
+    text = re.sub(r"^(?:(?:on|in|at) )?(?:(?:the|an?) )?(?:limit )?", "", text)
+    text = text.removesuffix(" triangle")
+    return _SHORT.get(text, text)
 
 
 def _compare_unreadable(gold: str, predicted: str) -> Result:
@@ -97,7 +127,8 @@ def _compare_unreadable(gold: str, predicted: str) -> Result:
 
 def compare_nodes(gold: Node, predicted: Node) -> Result:
     """Compare by evaluation, under each reading that the notation allows."""
-    predicted = _match_constant(gold, predicted)
+    predicted = _match_unit(gold, _match_constant(gold, predicted))
+    gold = _match_unit(predicted, gold)
     readings: list[dict[str, bool]] = [{}]
     both = (gold, predicted)
     if any(contains(n, "deg") for n in both):
@@ -111,6 +142,23 @@ def compare_nodes(gold: Node, predicted: Node) -> Result:
             return True, "same value"
         unknown |= same is None
     return (None, "") if unknown else (False, "different value")
+
+
+def _match_unit(gold: Node, predicted: Node) -> Node:
+    """Read I (sympy) and j (engineers) as the i of the reference."""
+    for name in ("I", "j"):
+        lone = symbols(predicted) == {name} and not symbols(gold)
+        if lone and contains(gold, "const", "i"):
+            return _replaced(predicted, ("sym", name), ("const", "i"))
+    return predicted
+
+
+def _replaced(node: Any, old: Node, new: Node) -> Any:
+    if node == old:
+        return new
+    if isinstance(node, list | tuple):
+        return type(node)(_replaced(part, old, new) for part in node)
+    return node
 
 
 def _match_constant(gold: Node, predicted: Node) -> Node:

@@ -70,7 +70,15 @@ def to_pieces(value: Value) -> list[Piece] | None:
             return None
         return [piece for part in parts if part for piece in part]
     if value.kind == "list" and value.marks == ["and"]:
-        return _overlap(value.items)
+        if any(v.kind != "relation" or "=" in v.marks for v in value.items):
+            return None
+        if not _one_variable(value.items):
+            return None
+        return _overlap(value.items) or _intersect(
+            [to_pieces(v) for v in value.items]
+        )
+    if value.kind == "overlap":
+        return _intersect([to_pieces(v) for v in value.items])
     if value.kind == "minus":
         return _without_points(*map(to_pieces, value.items))
     return None
@@ -87,6 +95,40 @@ def _overlap(items: list[Value]) -> list[Piece] | None:
     if len(below) != 1 or len(above) != 1:
         return None
     low, high = above[0], below[0]
+    return [Piece(low.low, low.low_closed, high.high, high.high_closed)]
+
+
+def _intersect(parts: list[list[Piece] | None]) -> list[Piece] | None:
+    """Return what several sets have in common; ends must be numbers."""
+    common: list[Piece] = list(REALS)
+    for part in parts:
+        if part is None:
+            return None
+        pairs = [_meet(one, two) for one in common for two in part]
+        if any(pair is None for pair in pairs) or len(pairs) > 200:
+            return None
+        common = [piece for pair in pairs if pair for piece in pair]
+    return common
+
+
+def _meet(one: Piece, two: Piece) -> list[Piece] | None:
+    ends = [_number(e) for e in (one.low, two.low, one.high, two.high)]
+    if any(e is None for e in ends):
+        return None
+    low1, low2, high1, high2 = (e[0] for e in ends if e is not None)
+    first = max(
+        ((low1, not one.low_closed), one),
+        ((low2, not two.low_closed), two),
+        key=lambda p: p[0],
+    )
+    last = min(
+        ((high1, one.high_closed), one),
+        ((high2, two.high_closed), two),
+        key=lambda p: p[0],
+    )
+    if first[0][0] > last[0][0]:
+        return []
+    low, high = first[1], last[1]
     return [Piece(low.low, low.low_closed, high.high, high.high_closed)]
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import islice, product
 
+from helpers.grading.brackets import (
+    outer_brackets,
+    split_list,
+    split_top,
+    strip_doubled,
+)
 from helpers.grading.normalize import CLOSE, OPEN
 
 MAX_ITEMS = 200
-_OPENERS = {"(": ")", "[": "]", "{": "}", r"\lbr": r"\rbr"}
-_STEP = re.compile(
-    r"\\lbr\b|\\rbr\b|\\begin ?\{(\w+)\}|\\end ?\{(\w+)\}|\\[a-zA-Z]+|"
-    r"(?<![A-Za-z\\])(?:and|or)(?![a-z])|⟦[^⟧]*⟧|.",
-    re.S,
-)
+_MARKS = str.maketrans("", "", OPEN + CLOSE)
 RELATIONS = {
     "=": "=", "<": "<", ">": ">", r"\le": "<=", r"\ge": ">=", r"\ne": "!=",
     r"\approx": "~", r"\equiv": "=",
@@ -24,6 +25,7 @@ _EMPTY = re.compile(
     r"(?:solutions?|roots?)(?: exists?)?|(?:the )?empty set",
     re.I,
 )
+_INFINITE = re.compile(r"[-+]?\s*(?:\\infty|oo|infinity|inf)\s*", re.I)
 _REALS = re.compile(
     r"\\mathbb ?\{?R\}?|\\Re|\\R\b|(?:all|any) real(?: number)?s?|reals?", re.I
 )
@@ -45,82 +47,22 @@ class Value:
     marks: list[str] = field(default_factory=list)
 
 
-def scan(text: str) -> list[tuple[str, int]]:
-    """Return the pieces of a text, each with its bracket depth."""
-    pieces: list[tuple[str, int]] = []
-    depth = 0
-    for found in _STEP.finditer(text):
-        piece = found[0]
-        closes = piece in ")]}" or piece == r"\rbr" or found[2]
-        if closes:
-            depth -= 1
-        pieces.append((piece, depth))
-        if piece in "([{" or piece == r"\lbr" or found[1]:
-            depth += 1
-    return pieces
-
-
-def split_top(text: str, marks: set[str]) -> tuple[list[str], list[str]]:
-    """Split at marks outside of all brackets; return parts and marks."""
-    parts, seen, current = [], [], []
-    for piece, depth in scan(text):
-        if depth == 0 and piece in marks:
-            parts.append("".join(current).strip())
-            seen.append(piece)
-            current = []
-        else:
-            current.append(piece)
-    parts.append("".join(current).strip())
-    return parts, seen
-
-
-def is_grouped_number(text: str) -> bool:
-    """Say whether commas in the text only group digits by three."""
-    return bool(
-        re.fullmatch(r"[-+$ (]*\d{1,3}(,\d{3})+(\.\d+)?[ %)]*\D*", text)
-    )
-
-
-def split_list(text: str, grouped: bool = True) -> tuple[list[str], list[str]]:
-    """Split a bare list at commas, semicolons, "and", "or"."""
-    marks = {",", ";", "and", "or"}
-    if re.search(r"[<=>]|\\[lg]e\b|\\ne\b", text):
-        marks |= {r"\vee", r"\wedge"}  # p or q itself stays a formula
-    if grouped:
-        text = re.sub(r"(?<![\d,.])(\d{1,3}(?:,\d{3})+)(?![\d,])",
-                      lambda m: m[0].replace(",", ""), text)  # fmt: skip
-    parts, seen = split_top(text, marks)
-    kept = [p for p in parts if p]
-    return kept, seen
-
-
-def outer_brackets(text: str) -> tuple[str, str, str] | None:
-    """Return (opener, inside, closer) when one pair encloses everything."""
-    pieces = scan(text)
-    if len(pieces) < 2:
-        return None
-    first, last = pieces[0][0], pieces[-1][0]
-    if first not in _OPENERS or last not in _OPENERS.values():
-        return None
-    if any(depth == 0 for _, depth in pieces[1:-1]):
-        return None
-    round_or_square = first in "([" and last in ")]"
-    if not round_or_square and _OPENERS[first] != last:
-        return None
-    return first, "".join(p for p, _ in pieces[1:-1]).strip(), last
-
-
 def parse_value(text: str, grouped: bool = True) -> Value:
     """Return the shape of a cleaned answer."""
-    text = _unwrap(text)
+    text = _unwrap(_as_set(text.strip()))
     bare = text.replace(OPEN, "").replace(CLOSE, "").strip()
     if _EMPTY.fullmatch(bare):
         return Value("empty", text)
+    if found := re.fullmatch(r"[A-Z]\s*(\([^()]*,[^()]*\))", text):
+        if not re.match(r"[CP]\s*\(\s*\d+\s*,\s*\d+\s*\)", text):
+            text = found[1]  # a point with its name
     if _REALS.fullmatch(bare):
         return Value("reals", text)
     if found := re.fullmatch(r"[Mm]atrix\s*\((\[.*\])\)", text):
         rows = found[1]
         text = rows if rows.startswith("[[") else f"[{rows}]"
+    if (matrix := _read_rows(text)) is not None:
+        return matrix
     if found := re.match(r"^Eq\s*\(", text):
         sides, _ = split_top(text[found.end() : -1], {","})
         if len(sides) == 2 and text.endswith(")"):
@@ -139,40 +81,41 @@ def parse_value(text: str, grouped: bool = True) -> Value:
     return _read_relation(text) or _read_ratio(text) or _variants(text)
 
 
+def is_empty(text: str) -> bool:
+    """Say whether an answer names the empty set."""
+    return bool(_EMPTY.fullmatch(text.translate(_MARKS).strip()))
+
+
+def _as_set(text: str) -> str:
+    """Write the bare braces of computer algebra, {1,2}, as a set."""
+    if text[:1] != "{" or text[-1:] != "}":
+        return text
+    inside = text[1:-1]
+    if inside.strip() and len(split_top(inside, {","})[0]) < 2:
+        return text
+    return rf"\lbr {inside} \rbr" if "}" not in inside.split("{")[0] else text
+
+
+def _read_rows(text: str) -> Value | None:
+    """Read [[1,2],[3,4]], a list of lists, as a matrix."""
+    if not re.match(r"\[\s*\[", text) or not text.endswith("]"):
+        return None
+    rows = [outer_brackets(r) for r in split_top(text[1:-1], {","})[0]]
+    if any(row is None or row[0] + row[2] != "[]" for row in rows):
+        return None
+    cells = [split_top(row[1], {","})[0] for row in rows if row]
+    return Value(
+        "matrix",
+        text,
+        [Value("tuple", "", [Value("scalar", c) for c in r]) for r in cells],
+    )
+
+
 def _unwrap(text: str) -> str:
     text = text.strip()
-    text = _strip_doubled(text)
-    return re.sub(r"^(?:only|=|:)\s*", "", text).strip()
-
-
-def _strip_doubled(text: str) -> str:
-    """Drop outer braces, and round brackets that only enclose others.
-
-    One pass over the text, however deep the nesting is.
-    """
-    if text[:1] != "{" and not text.startswith("(("):
-        return text
-    closes: dict[int, int] = {}
-    stack: list[int] = []
-    escaped = False
-    for i, char in enumerate(text):
-        if char in "({" and not escaped:
-            stack.append(i)
-        elif char in ")}" and not escaped and stack:
-            closes[stack.pop()] = i
-        escaped = char == "\\" and not escaped
-    i, j = 0, len(text) - 1
-    while i < j and closes.get(i) == j:
-        inner = i + 1
-        while text[inner] == " ":
-            inner += 1
-        end = j - 1
-        while text[end] == " ":
-            end -= 1
-        if text[i] != "{" and closes.get(inner) != end:
-            break
-        i, j = inner, end
-    return text[i : j + 1]
+    text = strip_doubled(text)
+    text = re.sub(r"^⟦[^⟧]*[:=]\s*⟧\s*|\s*\\\\\s*$", "", text)
+    return re.sub(r"^(?:only|=|:|\\approx\b)\s*", "", text).strip()
 
 
 def _variants(text: str) -> Value:
@@ -197,6 +140,9 @@ def _read_list(text: str, grouped: bool) -> Value | None:
         items.extend(value.items if flat else [value])
     head = items[0]
     named = head.kind == "relation" and head.marks == ["="]
+    if named_out := _left_out(items):
+        items = named_out
+        seen = ["and"]
     if named and all(
         v.kind not in ("relation", "interval") for v in items[1:]
     ):
@@ -216,10 +162,28 @@ def _read_list(text: str, grouped: bool) -> Value | None:
     return Value("union" if sets else "list", text, items, ["or"])
 
 
+def _left_out(items: list[Value]) -> list[Value] | None:
+    """Read "x != 0, 1" as two inequalities that both hold."""
+    first = items[0]
+    if first.kind != "relation" or first.marks != ["!="]:
+        return None
+    if all(v.kind == "relation" and v.marks == ["!="] for v in items):
+        return items
+    if any(v.kind != "scalar" for v in items[1:]):
+        return None
+    name = first.items[0]
+    return [first] + [
+        Value("relation", v.text, [name, v], ["!="]) for v in items[1:]
+    ]
+
+
 def _read_sets(text: str, grouped: bool) -> Value | None:
     parts, seen = split_top(text, {r"\cup"})
     if seen and all(parts):
         return Value("union", text, [parse_value(p) for p in parts])
+    parts, seen = split_top(text, {r"\cap"})
+    if seen and all(parts):
+        return Value("overlap", text, [parse_value(p) for p in parts])
     parts, seen = split_top(text, {r"\setminus"})
     if len(parts) == 2:
         return Value("minus", text, [parse_value(p) for p in parts])
@@ -250,7 +214,9 @@ def _read_brackets(text: str, grouped: bool) -> Value | None:
     if any(r"\pm" in p or r"\mp" in p for p in parts):
         return _read_pm_tuple(text, parts)
     items = [parse_value(p) for p in parts]
-    infinite = any(r"\infty" in p or p in ("oo", "infinity") for p in parts)
+    if all(v.kind == "relation" and v.marks == ["="] for v in items):
+        return Value("list", text, items)  # [x=1, y=2]
+    infinite = any(_INFINITE.fullmatch(p) for p in parts)
     if len(parts) == 2 and (opener + closer != "()" or infinite):
         nested = any(v.kind in ("tuple", "interval") for v in items)
         if not nested:
@@ -263,8 +229,12 @@ def _read_pm_tuple(text: str, parts: list[str]) -> Value:
     for part in parts:
         value = parse_value(part)
         choices.append(value.items if value.kind == "list" else [value])
-    rows = [Value("tuple", text, list(row)) for row in product(*choices)]
-    return Value("list", text, rows[:MAX_ITEMS])
+    # 2^n rows: only as many as are ever compared are made.
+    rows = islice(product(*choices), MAX_ITEMS)
+    marks = [text[0], text[-1]]
+    return Value(
+        "list", text, [Value("tuple", text, list(row), marks) for row in rows]
+    )
 
 
 def _read_set(text: str, inside: str) -> Value:
@@ -292,6 +262,8 @@ def _read_matrix(text: str, grouped: bool) -> Value | None:
     body = re.sub(r"\\\\\s*\[[^\]]*\]", r"\\\\", found[2]).strip()
     rows = [r.strip() for r in re.split(r"\\\\", body)]
     cells = [[c.strip() for c in r.split("&")] for r in rows if r]
+    if found[1] == "array" and [len(r) for r in cells] == [1]:
+        return parse_value(cells[0][0])
     items = [
         Value("tuple", "", [Value("scalar", c) for c in row]) for row in cells
     ]
@@ -332,6 +304,8 @@ def _side(text: str) -> Value:
 
 
 def _read_ratio(text: str) -> Value | None:
+    if found := re.fullmatch(r"(\d+) ⟦?to⟧? (\d+)", text):
+        text = f"{found[1]}:{found[2]}"
     parts, seen = split_top(text, {":"})
     if not seen or not all(parts) or len(parts) > 8:
         return None

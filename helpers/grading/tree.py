@@ -43,6 +43,15 @@ def children(node: Node) -> list[Node]:
     return below
 
 
+def measure_height(node: Node) -> int:
+    """Return how many nodes lie between the root and the deepest leaf."""
+    height, level = 0, [node]
+    while level:
+        height += 1
+        level = [child for above in level for child in children(above)]
+    return height
+
+
 def contains(node: Node, kind: str, name: str | None = None) -> bool:
     """Say whether a node of this kind (and name) occurs in the tree."""
     if node[0] == kind and (name is None or node[1] == name):

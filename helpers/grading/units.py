@@ -17,6 +17,8 @@ _NAMES = {
     "inche": "in", "yard": "yd", "mile": "mi", "pound": "lb", "lbs": "lb",
     "ounce": "oz", "dollar": "$", "usd": "$", "buck": "$", "euro": "€",
     "eur": "€", "gbp": "£", "degree": "deg", "deg": "deg", "unit": "",
+    "volt": "v", "amp": "a", "ampere": "a", "watt": "w", "newton": "n",
+    "joule": "j", "kelvin": "k", "hertz": "hz", "pascal": "pa", "ohm": "ω",
     "mph": "mi/h", "people": "person", "percent": "%", "radian": "rad",
     "children": "child", "men": "man", "women": "woman",
 }  # fmt: skip
@@ -31,6 +33,57 @@ _SCALES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9,
     "trillion": 10**12, "dozen": 12,
 }  # fmt: skip
+PHYSICAL = (set(_NAMES.values()) - {"", "person", "child", "man", "woman"}) | {
+    "cent",
+    "day",
+    "week",
+    "month",
+    "year",
+    "n",
+    "j",
+    "w",
+    "v",
+    "a",
+    "k",
+    "c",
+    "pa",
+    "hz",
+    "mol",
+    "kpa",
+    "kj",
+    "kw",
+    "mw",
+    "ev",
+    "newton",
+    "joule",
+    "watt",
+    "volt",
+    "ampere",
+    "amp",
+    "ohm",
+    "kelvin",
+    "tesla",
+    "pascal",
+    "hertz",
+    "acre",
+    "ha",
+    "hectare",
+    "gallon",
+    "gal",
+    "quart",
+    "pint",
+    "cup",
+    "ton",
+    "tonne",
+    "cm^2",
+    "cm^3",
+    "knot",
+    "ms",
+    "um",
+    "ω",
+    "nm",
+    "μm",
+}
 _NOT_UNITS = {
     "or", "and", "not", "to", "if", "but", "than", "more", "less", "minus",
     "plus", "times", "half", "wrong", "between", "through", "is", "are",
@@ -49,6 +102,18 @@ _PLAIN_TAIL = re.compile(
 _WORD_TAIL = re.compile(
     r"^(?P<core>[-+]?[$€£]?[\d.,/ ]*\d)\s+(?P<unit>[A-Za-z]{2,}"
     r"(?:[ -][A-Za-z]+){0,3})$"
+)
+_UNIT_FRACTION = re.compile(
+    rf"\\frac\s*\{{\s*{OPEN}?([a-zA-Z]+){CLOSE}?\s*\}}\s*\{{\s*{OPEN}?([a-z]+)"
+    rf"{CLOSE}?\s*({_POWER})?\s*\}}$"
+)
+_MINUTES = re.compile(r"(?<=[\d}])\s*\\min\s*$")
+_LETTERS_TAIL = re.compile(
+    r"^(?P<core>.*[\d)}])\s*(?P<unit>[a-zA-Zμω]{1,3}(?:\s*\^\s*\{?-?\d\}?)?"
+    r"(?:\s*[/* ]\s*[a-zA-Z]{1,3}(?:\s*\^\s*\{?-?\d\}?)?)?)$"
+)
+_QUANTITY = re.compile(
+    r"(?<![\d.])(\d+(?:\.\d+)?)\s{0,3}([a-zA-Z]{1,10})(?![a-zA-Z])"
 )
 _ORDINAL = re.compile(
     rf"(?<=\d)\s*\^?\s*\{{?\s*{OPEN}?(?:st|nd|rd|th){CLOSE}?\s*\}}?"
@@ -76,21 +141,40 @@ _TEMPERATURE = re.compile(
 )
 
 
+_FACTOR = re.compile(r"(/)|([^\W\d_]+|[$€£°%μ])(?: ?\^ ?(-?\d))?")
+_SPLIT = {
+    "mi/h": (("mi", 1), ("h", -1)), "kmh": (("km", 1), ("h", -1)),
+    "kph": (("km", 1), ("h", -1)),
+}  # fmt: skip
+
+
 def name_unit(words: str) -> str:
-    """Return the short name of a unit: "square centimeters" is cm^2."""
+    """Return the short name of a unit: "meters per second" is m s^-1."""
     text = words.replace(OPEN, " ").replace(CLOSE, " ").strip(" .,")
-    text = re.sub(r"[{}\s]+", " ", text).strip()
-    power = ""
-    if found := re.search(r"\^ ?(-?\d)$", text):
-        power, text = f"^{found[1]}", text[: found.start()].strip()
-    lowered = text.lower()
-    for word, value in (("square", "^2"), ("sq", "^2"), ("cubic", "^3")):
-        if lowered.startswith(word + " ") or lowered.startswith(word + "."):
-            power, lowered = value, lowered[len(word) + 1 :].strip()
-    lowered = re.sub(r"\bper\b", "/", lowered)
-    parts = [_one(p.strip()) for p in re.split(r"(/)", lowered)]
-    name = "".join(parts)
-    return name + power if name else ""
+    text = re.sub(r"[{}\s]+", " ", text).lower()
+    text = re.sub(r"\bper\b", "/", text)
+    text = re.sub(r"\b(?:square|sq)\b\.? ?([a-z]+)", r"\1^2", text)
+    text = re.sub(r"\bcubic ([a-z]+)", r"\1^3", text)
+    text = re.sub(r"([a-z]+) (squared|cubed)\b", _raised, text)
+    powers: dict[str, int] = {}
+    sign = 1
+    for found in _FACTOR.finditer(text):
+        if found[1]:
+            sign = -1
+            continue
+        for name, power in _SPLIT.get(_one(found[2]), ((_one(found[2]), 1),)):
+            power *= sign * int(found[3] or 1)
+            powers[name] = powers.get(name, 0) + power
+        sign = 1
+    return " ".join(
+        name if power == 1 else f"{name}^{power}"
+        for name, power in sorted(powers.items())
+        if name and power
+    )
+
+
+def _raised(found: re.Match[str]) -> str:
+    return f"{found[1]}^{2 if found[2] == 'squared' else 3}"
 
 
 def _one(word: str) -> str:
@@ -100,9 +184,22 @@ def _one(word: str) -> str:
     return _NAMES.get(single, single)
 
 
-def split_unit(cleaned: str) -> Quantity:
-    """Take the unit off a cleaned answer (unit "" when it has none)."""
+def split_unit(cleaned: str, hint: str = "") -> Quantity:
+    """Take the unit off a cleaned answer (unit "" when it has none).
+
+    Args:
+        cleaned: the answer.
+        hint: the unit of the other side. Letters such as h or m are a unit
+            only beside the same one: 3 h is 3 hours, but else a product.
+    """
     text = _ORDINAL.sub("", cleaned).strip()
+    text = _UNIT_FRACTION.sub(rf"{OPEN}\1{CLOSE}/{OPEN}\2{CLOSE}\3", text)
+    text = _MINUTES.sub(f"{OPEN}min{CLOSE}", text)
+    if hint == "ω":
+        text = re.sub(r"\\Omega\s*$", "ω", text)
+    if hint and (found := _LETTERS_TAIL.match(text)):
+        if name_unit(found["unit"]) == hint:
+            return Quantity(found["core"], hint, 1)
     text = _PERCENT.sub("%", text)
     if found := _TEMPERATURE.search(text):
         return Quantity(text[: found.start()], f"deg {found[1]}", 1)
@@ -133,6 +230,30 @@ def _may_be_unit(words: str, core: str) -> bool:
     return not core.rstrip().endswith(("^", "_", "=", "+", "-", "*", "/"))
 
 
+def split_quantities(cleaned: str) -> list[tuple[str, str]] | None:
+    """Return the parts of "1 h 30 min" or "6 ft 2 in", else None.
+
+    Each is (number, unit); there are at least two, all with a unit.
+    """
+    text = cleaned.replace(OPEN, " ").replace(CLOSE, " ")
+    text = re.sub(r"\\min\b", "min", text)
+    text = re.sub(r"(?<=\d)\s*'", " ft ", text)
+    text = re.sub(r'(?<=\d)\s*"', " in ", text)
+    parts = _QUANTITY.findall(text)
+    rest = re.sub(r"\s|,|\band\b", "", _QUANTITY.sub("", text))
+    if len(parts) < 2 or rest or len(parts) > 6:
+        return None
+    return [(number, name_unit(unit)) for number, unit in parts]
+
+
 def units_clash(one: str, two: str) -> bool:
-    """Say whether both sides name a unit and the names differ."""
-    return bool(one and two and one != two)
+    """Say whether both sides name a unit and the names differ.
+
+    Things that are only counted may be described: 7 apples, 7 red apples.
+    """
+    if not one or not two or one == two:
+        return False
+    words = set(one.split()), set(two.split())
+    if any(w.partition("^")[0] in PHYSICAL for w in words[0] | words[1]):
+        return True
+    return not (words[0] <= words[1] or words[1] <= words[0])

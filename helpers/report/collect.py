@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from helpers.errors import LabError
+from helpers.grading import GRADER_VERSION
 from helpers.plots import recorded_on
 from helpers.records import Completion, Record, read_json, read_records
 from helpers.runs import RunDir
+from helpers.verdicts import UNKNOWN
 
 T = TypeVar("T")
 MAIN_TAGS = ("base", "sft", "dpo")
@@ -77,9 +79,24 @@ def read_results(run: RunDir) -> Results:
     _read_samples(out)
     for tag in _tags(run):
         _read_evals(out, tag)
+    _check_graders(out)
     _read_logs(out)
     _read_merges(out)
     return out
+
+
+def _check_graders(out: Results) -> None:
+    """Note once that verdicts here are not the installed grader's."""
+    kinds = [rows for found in out.evals.values() for rows in found.values()]
+    found = {row.grader for rows in (*kinds, out.samples) for row in rows}
+    old = sorted(v or UNKNOWN for v in found - {GRADER_VERSION})
+    if old:
+        out.gap(
+            "the verdicts of the installed grader",
+            "regrade",
+            why=f"graded by {' and '.join(old)}, {GRADER_VERSION} is "
+            "installed",
+        )
 
 
 def _tags(run: RunDir) -> list[str]:

@@ -75,12 +75,17 @@ def compare_all(results: Results) -> dict[Pair, dict[str, Comparison]]:
             other = results.evals[after].get(name)
             if not other:
                 continue
+            what = f"{after} against {before} on {name}"
+            versions = {row.grader for row in (*rows, *other)}
+            if len(versions) > 1:
+                why = "they were graded by different versions of the grader"
+                results.gap(what, "regrade", why)
+                continue
             try:
                 found = stats.compare(
                     right_by_problem(rows), right_by_problem(other)
                 )
             except LabError as error:
-                what = f"{after} against {before} on {name}"
                 results.gap(what, f"evaluate --model {after}", error.what)
                 continue
             out.setdefault((before, after), {})[name] = found

@@ -34,8 +34,8 @@ OVERRIDES: list = []
 
 # %% [markdown]
 # - Setup, the same in every notebook: find the package, open the session
-# - This notebook makes the stage `distill`; with `RUN_MODE = "replay"` a
-#   recorded one is shown instead
+# - This notebook makes the stages `distill` and `seeding`; with `RUN_MODE =
+#   "replay"` recorded ones are shown instead
 
 # %%
 import importlib.util
@@ -54,7 +54,8 @@ if importlib.util.find_spec("helpers") is None:
 from helpers.session import start
 
 session = start(
-    TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES, makes=("distill",)
+    TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES,
+    makes=("distill", "seeding"),
 )
 recipe, run = session.recipe, session.run
 
@@ -766,37 +767,124 @@ display(Markdown(f"Run 2 against run 1, mixed share: {gain} "
 
 # %% [markdown]
 # - We can do what the table could not: change one thing at a time
-# - The temperature alone, with own seeds, and the seed alone, at T = 1
+
+# %% [markdown]
+# ### The experiment that was missing
+#
+# | | T = 0.7 | T = 1 |
+# |---|---|---|
+# | **one seed** for every sample of every problem | both at once, as in run 1 | the seed alone |
+# | **own seeds**, one for each problem and sample | the temperature alone | as in run 2 |
+#
+# - A third row lies between the two: **seed + number**, so that sample 0 of
+#   every problem has one seed, sample 1 the next, and so on
+# - That is what vLLM does today with a request of n samples and a seed
+# - The same problems in each arm, so arms are compared in pairs
+# - A stage like the others: resumable, and the same on every tier
+#   (`mathslm seeding --tier ...`)
 
 # %%
-arms = {"T = 0.7, own seeds": sweep[0.7], "T = 1, own seeds": warm,
-        "T = 1, one seed": copies}
+from helpers.seeding import list_arms, load_arms, run_seeding
+
+outcome = run_seeding(recipe, run)
+where_seeds = session.provenance("seeding")
+print(where_seeds)
+
+# %% [markdown]
+# - Distinct: share of different texts among a problem's samples, with a
+#   bootstrap interval over problems
+# - Mixed, and pairs that the harvest would keep: problems, with Wilson's
+
+# %%
+from helpers.seed_arms import Interval
+
 rows = [
-    (name, str(score_mixed(rows)), f"{distinct_fraction(rows):.2f}")
-    for name, rows in arms.items()
+    (name, str(Interval(*arm["distinct"])),
+     str(proportion(arm["mixed"], arm["problems"])),
+     str(proportion(arm["pairs"], arm["problems"])))
+    for name, arm in outcome.items()
 ]
-columns = ["our model", "mixed", "distinct fraction"]
-pd.DataFrame(rows, columns=columns).set_index("our model")
+columns = ["arm", "distinct", "mixed", "pairs"]
+pd.DataFrame(rows, columns=columns).set_index("arm")
 
 # %% [markdown]
-# - The temperature alone, on the same problems, so paired
+# - Read it by columns and by rows: which factor moves the numbers?
+# - Each step from one arm to another, paired by problem
 
 # %%
-from helpers.stats import compare, format_p
+from helpers.seed_arms import compare_mixed
+from helpers.stats import format_p
 
-c = compare({p: is_mixed(rows) for p, rows in sweep[0.7].items()},
-            {p: is_mixed(rows) for p, rows in warm.items()})
+arms = list_arms()
+asked_train = load_problems(recipe.data.train)
+asked_train = asked_train[: outcome[arms[0].name]["problems"]]
+drawn = load_arms(run, arms, asked_train)
+steps = [("own seeds", 0.7, "own seeds", 1.0),
+         ("one seed", 0.7, "one seed", 1.0),
+         ("one seed", 0.7, "own seeds", 0.7),
+         ("one seed", 1.0, "own seeds", 1.0)]
+by_key = {(arm.scheme, arm.temperature): arm for arm in arms}
 
 # %% [markdown]
-# - Won: mixed at T = 1 only; lost: mixed at T = 0.7 only
+# - Won: problems that became mixed; lost: problems that stopped being so
 
 # %%
-decided = "undecided" if c.verdict == "undecided" else "a change"
-display(Markdown(
-    f"T = 0.7 → T = 1: {c.only_after} of {c.n} problems became mixed, "
-    f"{c.only_before} stopped being so; {c.difference}, "
-    f"{format_p(c.p_value)}: {decided}"
-))
+rows = []
+for scheme, t, other, u in steps:
+    c = compare_mixed(drawn[by_key[scheme, t]], drawn[by_key[other, u]])
+    rows.append((f"{scheme}, T = {t} → {other}, T = {u}", c.only_after,
+                 c.only_before, str(c.difference), format_p(c.p_value),
+                 c.verdict))
+columns = ["step", "won", "lost", "difference", "p", "verdict"]
+pd.DataFrame(rows, columns=columns).set_index("step")
+
+# %% [markdown]
+# - So on this model the table above answers the question that the published
+#   one could not: look at which rows are decided
+
+# %% [markdown]
+# ### A second effect, harder to see
+#
+# - Seed + number: within a problem all samples differ, and the guard is
+#   content
+# - But sample 0 of *every* problem reads the same random numbers
+# - A model's first tokens decide its style; with the same random number
+#   they fall the same way
+# - The first words of sample 0, for some problems
+
+# %%
+from helpers.seed_arms import open_with
+
+seen = {
+    scheme: [open_with(rows[0].response)
+             for rows in drawn[by_key[scheme, 1.0]].values()][:12]
+    for scheme in ("seed + number", "own seeds")
+}
+pd.DataFrame(seen).rename_axis("problem")
+
+# %% [markdown]
+# - **Alike**: the chance that the same sample number of two problems opens
+#   with the same words
+# - **Unlike**: the same chance for different numbers; without a shared
+#   stream the two agree
+
+# %%
+rows = [(name, f"{arm['alike']:.0%}", f"{arm['unlike']:.0%}")
+        for name, arm in outcome.items()]
+columns = ["arm", "alike", "unlike"]
+pd.DataFrame(rows, columns=columns).set_index("arm")
+
+# %% [markdown]
+# - With a shared stream the number of *independent* draws is the number of
+#   samples a problem, not the number of responses
+# - No interval of this notebook would hold: each assumes that problems are
+#   drawn on their own
+# - So our sampler derives a seed for each problem and sample; here it is
+
+# %%
+from helpers.engines import derive_seed
+
+print(inspect.getsource(derive_seed))
 
 # %% [markdown]
 # - With one seed for all samples the collapse is total: no problem can be

@@ -1,0 +1,49 @@
+"""Answers with a free whole number: pi/4 + k pi, where k is an integer."""
+
+from __future__ import annotations
+
+import re
+
+_WHOLE = r"\\mathbb ?\{?Z\}?|Z|\\mathbb ?\{?N\}?|⟦?(?:the )?integers⟧?"
+_CLAUSE = re.compile(
+    r"[\s,;:]*\(?\s*(?:⟦(?:where|for|with|and|for (?:any|all|some|every)"
+    r"(?: integers?)?|for integers?|where)⟧|where|for|with|and)?[\s,]*"
+    r"(?:⟦?(?:any|all|every|some)? ?integers? ?⟧?)?\s*"
+    rf"(?P<name>[a-z])\s*(?:\\in ?(?:{_WHOLE})|⟦?\s*is (?:any|an) integer⟧?"
+    r"|⟦? ?(?:an |any )?integer⟧?)\s*\)?$"
+)
+
+
+def split_parameter(text: str) -> tuple[str, str]:
+    """Return an answer without its "k in Z", and the letter k ("" if none)."""
+    found = _CLAUSE.search(text)
+    if found is None or not text[: found.start()].strip():
+        return text, ""
+    return text[: found.start()].strip(), found["name"]
+
+
+def match_parameters(left: str, right: str) -> tuple[str, str]:
+    """Call the free whole number of the answer as the reference calls it.
+
+    What k may be is dropped only when both sides say it, or when the side
+    that does not say it uses the same letter.
+    """
+    gold, ours = split_parameter(left)
+    predicted, theirs = split_parameter(right)
+    if not ours and not theirs:
+        return left, right
+    if ours and theirs:
+        if ours != theirs and not _uses(predicted, ours):
+            predicted = _letter(theirs).sub(lambda m: ours, predicted)
+        return gold, predicted
+    if _uses(predicted if ours else gold, ours or theirs):
+        return gold, predicted
+    return left, right
+
+
+def _letter(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![a-zA-Z\\]){name}(?![a-zA-Z])")
+
+
+def _uses(text: str, name: str) -> bool:
+    return bool(_letter(name).search(text))
