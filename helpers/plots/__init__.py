@@ -19,6 +19,7 @@ from helpers.plots.diagrams import (
     plot_course_map,
     plot_paired,
 )
+from helpers.plots.planning import plot_gantt, plot_memory_bar
 from helpers.plots.style import (
     OKABE_ITO,
     figure_html,
@@ -44,9 +45,11 @@ __all__ = [
     "plot_course_map",
     "plot_curves",
     "plot_dpo_curves",
+    "plot_gantt",
     "plot_ledger",
     "plot_length_histogram",
     "plot_loss",
+    "plot_memory_bar",
     "plot_merge_fidelity",
     "plot_outcomes",
     "plot_paired",

@@ -1,0 +1,220 @@
+"""Warnings in words: what is likely to waste the run, before it starts."""
+
+from __future__ import annotations
+
+import math
+
+from helpers.planner.cards import GIB
+from helpers.planner.memory import MemoryEstimate, full_logits_bytes
+from helpers.planner.parallelism import ReplicaPlan
+from helpers.planner.speed import Efficiency, dpo_over_sft, sharding_overhead
+from helpers.planner.steps import JobSteps
+from helpers.planner.workload import Benchmark, SampleJob, TrainJob, Workload
+from helpers.schedule import learning_rate_travel, sum_learning_rates
+
+# Below this many steps a preference run has little chance to move: the
+# published 60 moved nothing, its authors' next try was to be 200.
+FEW_DPO_STEPS = 100
+# Ten times what those 60 steps summed to.
+SMALL_TRAVEL = 1.5e-4
+# Two-sided 5 %, 80 % power: 1.96 + 0.84 standard errors.
+POWER = 1.96 + 0.84
+
+
+def warn_packing(found: JobSteps) -> str:
+    """Too few steps an epoch, above all by packing short rows."""
+    job, count = found.job, found.count
+    if count.per_epoch >= job.min_steps_per_epoch:
+        return ""
+    few = (
+        f"{count.per_epoch} steps an epoch, fewer than "
+        f"{job.min_steps_per_epoch}: the stage will refuse. More epochs would "
+        "only repeat the same rows."
+    )
+    if not job.packing:
+        return (
+            f"{job.title}: {count.rows} rows make {few} Get more data or "
+            "lower effective_batch."
+        )
+    return (
+        f"{job.title}: packing turns {job.rows} rows of about "
+        f"{job.mean_length:.0f} tokens into {count.rows} of "
+        f"{job.max_length}, {few} Set packing to false, lower "
+        "effective_batch, or get more data."
+    )
+
+
+def warn_few_steps(found: JobSteps) -> str:
+    """Too few DPO steps at too small a rate to move the policy.
+
+    AdamW moves an entry by at most the sum of the learning rates.
+    """
+    job, total = found.job, found.count.total
+    travel = sum_learning_rates(
+        job.learning_rate, total, job.warmup_ratio, job.lr_scheduler
+    )
+    moves = travel >= SMALL_TRAVEL
+    if job.kind != "dpo" or total >= FEW_DPO_STEPS or moves:
+        return ""
+    return (
+        f"{job.title}: only {total} steps, whose learning rates sum to "
+        f"{travel:.2g}. The published run took 60 that summed to 1.5e-05, and "
+        "ended as its own reference. Harvest more pairs, lower "
+        "effective_batch, or raise the learning rate; then watch "
+        "rewards/margins."
+    )
+
+
+def warn_rounding(workload: Workload, found: JobSteps) -> str:
+    """The whole run moves a weight by less than merging keeps."""
+    job = found.job
+    if job.lora is None:
+        return ""
+    travel = learning_rate_travel(
+        job.learning_rate,
+        found.count.total,
+        warmup_ratio=job.warmup_ratio,
+        scheduler=job.lr_scheduler,
+        dtype=workload.dtype,
+    )
+    if not travel.is_erased:
+        return ""
+    return (
+        f"{job.title}: {travel}. Merged into {workload.dtype}, most of the "
+        "update is rounded away. Raise the learning rate or the steps, "
+        "merge in float32, or evaluate the adapter unmerged."
+    )
+
+
+def smallest_gain(benchmark: Benchmark) -> float:
+    """The gain, as a share, that so many problems show with 80 % power.
+
+    Two independent runs of the same size, two-sided 5 %; pairing by problem
+    helps when few answers flip.
+    """
+    p = benchmark.expected
+    return POWER * math.sqrt(2 * p * (1 - p) / benchmark.n)
+
+
+def warn_small_sets(workload: Workload, gain: float) -> str:
+    """Evaluation sets that cannot show a gain of this size."""
+    blind = [b for b in workload.benchmarks if smallest_gain(b) > gain]
+    if not blind:
+        return ""
+    listed = ", ".join(
+        f"{b.name} (n={b.n}: {100 * smallest_gain(b):.0f} points)"
+        for b in blind
+    )
+    return (
+        f"Too small to show a gain of {100 * gain:.1f} points: {listed}. In "
+        "brackets the smallest gain each would show with 80 % power. Use "
+        "more problems, or several samples a problem, and report intervals."
+    )
+
+
+def warn_dtype(workload: Workload) -> str:
+    """A card without bf16."""
+    card = workload.card
+    if card is None or card.has_bf16 or workload.dtype != "bfloat16":
+        return ""
+    return (
+        f"A {card.name} has no bf16 arithmetic (compute capability below "
+        "8.0). Set model.dtype to float16."
+    )
+
+
+def warn_gated(workload: Workload, has_token: bool) -> str:
+    """A gated model and no token of the hub."""
+    if not workload.shape.gated or has_token:
+        return ""
+    return (
+        f"{workload.shape.name} is gated and no token of the hub is set. "
+        "Accept its licence on its page and run 'hf auth login', or choose "
+        "an ungated model of the tier."
+    )
+
+
+def warn_batch(found: JobSteps) -> str:
+    """An effective batch that this number of cards cannot make."""
+    batch = found.batch
+    if batch.is_exact:
+        return ""
+    return (
+        f"{found.job.title}: an effective batch of {batch.wanted} is not "
+        f"possible on {batch.world_size} processes; the nearest is {batch}. "
+        f"Set effective_batch={batch.effective_batch} and per_device_batch="
+        f"{batch.per_device_batch}, or use a number of cards that divides "
+        f"{batch.wanted}."
+    )
+
+
+def warn_sharding(
+    workload: Workload, job: TrainJob, efficiency: Efficiency
+) -> str:
+    """ZeRO-3 for a LoRA that every card could hold whole."""
+    slower = sharding_overhead(workload, job, efficiency)
+    if job.lora is None or slower < 0.01:
+        return ""
+    return (
+        f"{job.title}: DDP is faster for a LoRA. ZeRO-3 gathers all frozen "
+        f"weights for every pass: up to {slower:.0%} more time a step here "
+        f"(links of {workload.card.link_gb_s:.0f} GB/s, nothing hidden behind "
+        "the computation). Take ZeRO-3 when a card cannot hold the model, or "
+        "for a full fine-tune."
+    )
+
+
+def warn_memory(workload: Workload, estimate: MemoryEstimate) -> str:
+    """A job that does not fit its card."""
+    card = workload.card
+    if card is None or estimate.fits(card.memory_gib):
+        return ""
+    largest = max(estimate.parts, key=estimate.parts.get)
+    return (
+        f"{estimate.title} needs {estimate.gib:.1f} GiB a card and a "
+        f"{card.name} has {card.memory_gib:.0f}. Most of it: {largest} "
+        f"({estimate.parts[largest] / GIB:.1f} GiB). Lower per_device_batch, "
+        "turn on gradient_checkpointing, quantize, or shard (ZeRO-3)."
+    )
+
+
+def warn_idle(workload: Workload, plan: ReplicaPlan | None) -> str:
+    """Cards without work while sampling."""
+    samples = any(isinstance(job, SampleJob) for job in workload.jobs)
+    if workload.card is None or not samples:
+        return ""
+    if workload.engine == "transformers" and workload.cards > 1:
+        idle = workload.cards - 1
+        return (
+            f"Sampling in process uses one card; {idle} of {workload.cards} "
+            "stay idle. Set engine.name to vllm."
+        )
+    idle = workload.cards - plan.cards_used if plan else 0
+    if idle <= 0:
+        return ""
+    price = workload.usd_per_hour * idle / workload.cards
+    return (
+        f"{idle} of {workload.cards} cards stay idle while sampling"
+        + (f", {price:.2f} USD an hour" if price else "")
+        + ". Start more replicas of fewer cards each."
+    )
+
+
+def describe_dpo_cost(job: TrainJob) -> str:
+    """Why a DPO step takes longer than an SFT step, as a fact."""
+    what = "done once" if job.precompute_ref else "done every step"
+    return (
+        f"a {job.title} step takes {dpo_over_sft(job):.1f} times an SFT step "
+        "of as many rows: two sequences a pair, and its share of the "
+        f"reference pass ({what})"
+    )
+
+
+def describe_logits(workload: Workload, job: TrainJob) -> str:
+    """What the tiled output head spares, as a fact."""
+    tokens = job.sequences_per_device * job.max_length
+    full = full_logits_bytes(workload, tokens) / GIB
+    return (
+        f"{job.title}: all logits of a batch would take {full:.1f} GiB a "
+        "card; TRL's output head works in tiles"
+    )

@@ -1,0 +1,309 @@
+"""Memory of one card, part by part, from sizes alone.
+
+What is counted is what the installed libraries keep: the tensors that
+autograd saves in transformers' layers under PEFT's LoRA, and the output head
+of TRL 1.16, which never holds all logits but tiles of them. Tests compare it
+with what autograd really saves and with the peak of real runs. Everything is
+for rows of the full length: the worst batch decides, not the average one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from helpers.planner.cards import GIB
+from helpers.planner.serving import (
+    kv_bytes_per_card,
+    serving_overhead_bytes,
+)
+from helpers.planner.shapes import ModelShape, count_parameters
+from helpers.planner.workload import (
+    SampleJob,
+    TrainJob,
+    Workload,
+    count_trainable,
+)
+
+# Context, kernels and the libraries' work space on a card.
+CUDA_BYTES = 1.0 * GIB
+# NF4: half a byte, one byte of scale per 64 weights, and an fp32 scale for
+# every 256 of those (double quantization).
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+# TRL's head: logits of so many tokens by so many words at once.
+TILE_TOKENS, TILE_WORDS = 4096, 32768
+# fp32 copies of a tile that its torch version makes, off the GPU.
+TILE_COPIES_ON_CPU = 8
+# DeepSpeed's stage3_max_live_parameters: gathered weights kept at once.
+ZERO3_LIVE = 1_000_000_000
+# TRL's vllm_gpu_memory_utilization: the share of vLLM on the same card.
+GRPO_VLLM_SHARE = 0.3
+PARTS = (
+    "weights",
+    "adapter and optimizer",
+    "checkpoints",
+    "activations",
+    "logits",
+    "KV cache",
+    "runtime",
+)
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on one card, by part; ``title`` says of which job."""
+
+    title: str
+    parts: dict[str, float]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def total(self) -> float:
+        """All parts, in bytes."""
+        return sum(self.parts.values())
+
+    @property
+    def gib(self) -> float:
+        """All parts, in GiB."""
+        return self.total / GIB
+
+    def fits(self, memory_gib: float) -> bool:
+        """Within 95 % of a card; the rest is lost to fragmentation."""
+        return self.gib <= 0.95 * memory_gib
+
+
+def weight_bytes(workload: Workload) -> float:
+    """Bytes of the frozen model on one card, before any sharding.
+
+    bitsandbytes quantizes the matrices of the layers; embeddings, head and
+    norms stay in the compute dtype.
+    """
+    shape, size = workload.shape, workload.compute_bytes
+    total = count_parameters(shape)
+    if workload.quantization is None:
+        return total * size
+    matrices = shape.num_hidden_layers * sum(
+        i * o for i, o in shape.modules.values()
+    )
+    rows = shape.num_hidden_layers * sum(o for _, o in shape.modules.values())
+    if workload.quantization == "nf4":
+        quantized = matrices * NF4_BYTES
+    else:
+        quantized = matrices + 4 * rows
+    return (total - matrices) * size + quantized
+
+
+def adapter_bytes(workload: Workload, job: TrainJob) -> float:
+    """Trained weights, their gradients and AdamW's two moments.
+
+    PEFT keeps adapters of a 16-bit model in fp32; TRL turns them to bf16 on
+    a quantized base and under ZeRO-3, where DeepSpeed holds fp32 masters.
+    """
+    trainable, _ = count_trainable(workload.shape, job)
+    world = workload.world_size
+    if workload.strategy in ("zero2", "zero3") and world > 1:
+        weights = 0 if job.lora is None else 2  # else in "weights" already
+        master = 2 + 12  # bf16 gradient, fp32 weight and moments, sharded
+        if workload.strategy == "zero3":
+            return trainable * (weights + master) / world
+        return trainable * (weights + master / world)
+    if job.lora is None:
+        size = workload.compute_bytes
+        return trainable * (3 * size)  # gradient and moments
+    if workload.quantization:
+        moments = 8 if job.paged_optimizer else 4
+        each = 2 + 2 + moments
+    else:
+        each = 4 + 4 + 8
+    return trainable * (each + (4 if world > 1 else 0))  # DDP's buckets
+
+
+def layer_bytes_per_token(workload: Workload, job: TrainJob) -> float:
+    """What autograd saves of one token in one layer.
+
+    Found by counting the saved tensors of a LoRA forward pass: per norm one
+    fp32 copy; queries, keys, values and the attention's output; gate, its
+    activation and up; the input of every LoRA, once each under autocast, and
+    its dropout mask (one byte on a GPU, a number on a CPU).
+    """
+    shape, size = workload.shape, workload.compute_bytes
+    heads = shape.num_attention_heads * shape.head_dim
+    keys = shape.num_key_value_heads * shape.head_dim
+    inner = shape.intermediate_size * max(1, shape.num_experts_per_tok)
+    hidden = shape.hidden_size
+    saved = 2 * 4 * hidden
+    saved += size * (2 * heads + 2 * keys) + 4 * shape.num_attention_heads
+    saved += size * 3 * inner
+    if job.lora is None:
+        return saved + size * (2 * hidden + inner)
+    targets = {n: shape.modules[n][0] for n in job.lora.target_modules}
+    wide = sum(targets.values())
+    masked = job.lora.dropout > 0
+    if size == 2 or masked:
+        saved += size * wide
+    else:
+        saved += size * _shared_inputs(shape, set(targets))
+    if masked:
+        saved += wide * (1 if workload.card else 4)
+    return saved + size * job.lora.r * len(targets)
+
+
+def _shared_inputs(shape: ModelShape, targets: set[str]) -> int:
+    """Width of the distinct inputs of the targets (attention's is saved)."""
+    width = 0
+    if targets & {"q_proj", "k_proj", "v_proj"}:
+        width += shape.hidden_size
+    if targets & {"gate_proj", "up_proj"}:
+        width += shape.hidden_size
+    if "down_proj" in targets:
+        width += shape.intermediate_size
+    return width
+
+
+def attention_bytes(workload: Workload, sequences: int, length: int) -> float:
+    """The squares that eager attention keeps of one layer; 0 for sdpa.
+
+    Softmax in fp32 and its copy in the compute dtype.
+    """
+    if workload.attention != "eager":
+        return 0.0
+    squares = sequences * workload.shape.num_attention_heads * length**2
+    return squares * (4 + workload.compute_bytes)
+
+
+def logits_bytes(workload: Workload, tokens: int) -> float:
+    """TRL's tiled output head at its peak, in the backward pass."""
+    rows = min(tokens, TILE_TOKENS)
+    words = min(workload.shape.vocab_size, TILE_WORDS)
+    size = workload.compute_bytes
+    if workload.card:
+        tile = rows * TILE_WORDS * size  # filled in place by a kernel
+    else:
+        tile = rows * words * (size + 4 * TILE_COPIES_ON_CPU)
+    hidden = tokens * workload.shape.hidden_size
+    return tile + hidden * (4 + size)
+
+
+def full_logits_bytes(workload: Workload, tokens: int) -> float:
+    """What all logits would take: 16 bit, fp32, and their gradient.
+
+    The tiled head spares this; trainers before it did not.
+    """
+    size = workload.compute_bytes
+    return tokens * workload.shape.vocab_size * (size + 4 + 4)
+
+
+def estimate_training(workload: Workload, job: TrainJob) -> MemoryEstimate:
+    """Peak of one card in SFT, DPO or GRPO, by part."""
+    shape, size = workload.shape, workload.compute_bytes
+    sequences, length = job.sequences_per_device, job.max_length
+    tokens = sequences * length
+    layers = shape.num_hidden_layers
+    layer = tokens * layer_bytes_per_token(workload, job)
+    layer += attention_bytes(workload, sequences, length)
+    gradients = tokens * size * (3 * shape.intermediate_size)
+    if job.gradient_checkpointing:
+        checkpoints = tokens * size * shape.hidden_size * layers
+        activations = layer + gradients
+    else:
+        checkpoints, activations = 0.0, _count_open(shape, job) * layer
+    if workload.quantization:  # one matrix at a time is unpacked
+        activations += size * max(i * o for i, o in shape.modules.values())
+    weights, gathered = _shard_weights(workload)
+    head = logits_bytes(workload, tokens)
+    if not job.gradient_checkpointing:
+        # the head's tiles are gone when the first layer's gradients come
+        head = max(head, gradients)
+    parts = {
+        "weights": weights + gathered,
+        "adapter and optimizer": adapter_bytes(workload, job),
+        "checkpoints": checkpoints,
+        "activations": activations,
+        "logits": head,
+        "KV cache": 0.0,
+        "runtime": CUDA_BYTES if workload.card else 0.0,
+    }
+    return _finish(workload, job, parts)
+
+
+def _count_open(shape: ModelShape, job: TrainJob) -> int:
+    """Layers that gradients pass through: from the first LoRA upwards."""
+    if job.lora is None or job.lora.layers is None:
+        return shape.num_hidden_layers
+    return shape.num_hidden_layers - min(job.lora.layers)
+
+
+def _finish(
+    workload: Workload, job: TrainJob, parts: dict[str, float]
+) -> MemoryEstimate:
+    """What the method needs on top: a reference model, a cache."""
+    notes = []
+    if job.kind != "sft" and job.lora is None:
+        if job.kind == "grpo" or not job.precompute_ref:
+            parts["weights"] += weight_bytes(workload)
+            notes.append("a second copy of the model is the reference")
+    if job.kind == "grpo" and workload.engine == "vllm" and workload.card:
+        card = workload.card.memory_gib * GIB
+        parts["KV cache"] = GRPO_VLLM_SHARE * card
+        notes.append(
+            f"vLLM beside the trainer takes {GRPO_VLLM_SHARE:.0%} of the card"
+        )
+    elif job.kind == "grpo":
+        length = job.max_length
+        each = workload.shape.kv_bytes_per_token(workload.compute_bytes)
+        parts["KV cache"] = job.per_device_batch * length * each
+        notes.append("sampling in the training process, batch by batch")
+    if workload.strategy == "zero3" and workload.world_size > 1:
+        notes.append("ZeRO-3 gathers up to 1 billion weights at a time")
+    return MemoryEstimate(job.title, parts, tuple(notes))
+
+
+def _shard_weights(workload: Workload) -> tuple[float, float]:
+    """(own share of the weights, weights gathered for use) in bytes."""
+    weights = weight_bytes(workload)
+    world = workload.world_size
+    if workload.strategy != "zero3" or world == 1:
+        return weights, 0.0
+    live = min(ZERO3_LIVE, count_parameters(workload.shape))
+    head = workload.shape.embedding_parameters
+    rest = (world - 1) / world
+    return weights / world, (live + head) * workload.compute_bytes * rest
+
+
+def estimate_sampling(workload: Workload, job: SampleJob) -> MemoryEstimate:
+    """Peak of one card while sampling.
+
+    vLLM takes its share of the card whatever the job, and what is left of it
+    is KV cache; in process, the cache is as long as the batch needs.
+    """
+    size = workload.compute_bytes
+    weights = weight_bytes(workload)
+    if workload.engine == "vllm" and workload.card:
+        tp = workload.tensor_parallel_size or 1
+        budget = (
+            workload.card.memory_gib * GIB * workload.gpu_memory_utilization
+        )
+        work = serving_overhead_bytes(workload.shape, tp)
+        parts = {
+            "weights": weights / tp,
+            "logits": work - GIB,
+            "KV cache": max(0.0, budget - weights / tp - work),
+            "runtime": GIB,
+        }
+        note = "vLLM fills its share of the card with cache"
+        return MemoryEstimate(job.name, _all_parts(parts), (note,))
+    length = job.prompt_tokens + job.max_new_tokens
+    rows = min(workload.sampling_batch, max(1, job.completions))
+    if workload.max_batch_tokens:
+        rows = max(1, min(rows, int(workload.max_batch_tokens / length)))
+    per_token = kv_bytes_per_card(workload.shape, 1, size)
+    parts = {
+        "weights": weights,
+        "logits": rows * workload.shape.vocab_size * (size + 3 * 4),
+        "KV cache": rows * length * per_token,
+        "runtime": CUDA_BYTES if workload.card else 0.0,
+    }
+    return MemoryEstimate(job.name, _all_parts(parts))
+
+
+def _all_parts(parts: dict[str, float]) -> dict[str, float]:
+    return {name: parts.get(name, 0.0) for name in PARTS}

@@ -1,0 +1,217 @@
+"""What is to be planned, as plain data: a model, a machine, and jobs.
+
+A recipe is turned into a :class:`Workload` by ``helpers.planner.convert``;
+a test or a notebook can also write one down by hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from helpers.errors import LabError
+from helpers.planner.cards import Card
+from helpers.planner.shapes import ModelShape, count_parameters
+
+ALL_MODULES = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+)
+Strategy = Literal["ddp", "zero2", "zero3"]
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA: rank, which matrices, which layers (None: all)."""
+
+    r: int = 16
+    dropout: float = 0.05
+    target_modules: tuple[str, ...] = ALL_MODULES
+    layers: tuple[int, ...] | None = None
+    expert_parameters: tuple[str, ...] = ()
+    train_router: bool = False
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training run.
+
+    ``rows`` are examples (SFT), pairs (DPO) or prompts (GRPO);
+    ``effective_batch`` and ``per_device_batch`` count the same, for GRPO
+    completions. ``mean_length`` is the tokens of an average row, prompt
+    included, ``lora`` None means that all weights are trained.
+    """
+
+    kind: Literal["sft", "dpo", "grpo"]
+    rows: int
+    effective_batch: int
+    per_device_batch: int
+    max_length: int
+    mean_length: float
+    epochs: float = 1
+    max_steps: int = -1
+    learning_rate: float = 1e-4
+    warmup_ratio: float = 0.0
+    lr_scheduler: str = "cosine"
+    lora: Lora | None = Lora()
+    gradient_checkpointing: bool = False
+    paged_optimizer: bool = False
+    packing: bool = False
+    min_steps_per_epoch: int = 0
+    precompute_ref: bool = True
+    beta: float = 0.1
+    generations: int = 1
+    completion_length: float = 0.0
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        """What the job is called in a table."""
+        return self.name or self.kind.upper()
+
+    @property
+    def sequences_per_device(self) -> int:
+        """Sequences in one forward pass; a pair is two."""
+        return self.per_device_batch * (2 if self.kind == "dpo" else 1)
+
+
+@dataclass(frozen=True)
+class SampleJob:
+    """Completions to draw: ``n`` for each of ``prompts`` prompts."""
+
+    name: str
+    prompts: int
+    n: int
+    prompt_tokens: float
+    mean_tokens: float
+    max_new_tokens: int
+
+    @property
+    def completions(self) -> int:
+        """All completions of the job."""
+        return self.prompts * self.n
+
+    @property
+    def tokens(self) -> float:
+        """All tokens to decode."""
+        return self.completions * self.mean_tokens
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """An evaluation set: its size, and the share that is solved already."""
+
+    name: str
+    n: int
+    expected: float = 0.5
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model, a machine and what is to be done. ``card`` None is a CPU."""
+
+    name: str
+    shape: ModelShape
+    jobs: tuple[TrainJob | SampleJob, ...]
+    dtype: str = "bfloat16"
+    quantization: Literal["nf4", "int8"] | None = None
+    card: Card | None = None
+    cards: int = 1
+    strategy: Strategy = "ddp"
+    engine: Literal["transformers", "vllm", "replay"] = "transformers"
+    tensor_parallel_size: int | None = None
+    gpu_memory_utilization: float = 0.9
+    max_model_len: int = 2048
+    sampling_batch: int = 256
+    max_batch_tokens: int | None = None
+    attention: str = "sdpa"
+    usd_per_hour: float = 0.0
+    benchmarks: tuple[Benchmark, ...] = ()
+
+    @property
+    def world_size(self) -> int:
+        """Training processes: one a card, one on a CPU."""
+        return max(1, self.cards) if self.card else 1
+
+    @property
+    def compute_bytes(self) -> int:
+        """Bytes of one number in the forward pass."""
+        return DTYPE_BYTES[self.dtype]
+
+    def on(self, card: Card | None, cards: int = 1) -> Workload:
+        """The same work on another machine."""
+        return replace(self, card=card, cards=cards)
+
+
+def count_lora(shape: ModelShape, lora: Lora) -> int:
+    """Exact number of parameters that PEFT's LoRA adds and trains.
+
+    A LoRA on a matrix of ``i`` inputs and ``o`` outputs has r·(i + o); one
+    on stacked experts has as much for every expert.
+
+    Raises:
+        LabError: a target that the model does not have. (PEFT leaves it out
+            without a word when another target matches.)
+    """
+    picked = _count_layers(shape, lora)
+    modules = shape.modules
+    experts = expert_matrices(shape)
+    for name in lora.target_modules:
+        if name not in modules:
+            raise LabError(
+                f"{shape.name} has no module '{name}'.",
+                why="PEFT skips such a target silently",
+                fix="choose among: " + ", ".join(modules),
+            )
+    for name in lora.expert_parameters:
+        if name not in experts:
+            raise LabError(
+                f"{shape.name} has no expert parameter '{name}'.",
+                fix="choose among: " + (", ".join(experts) or "none: dense"),
+            )
+    wide = sum(sum(modules[n]) for n in dict.fromkeys(lora.target_modules))
+    stacked = shape.num_local_experts * sum(
+        sum(experts[n]) for n in dict.fromkeys(lora.expert_parameters)
+    )
+    router = 0
+    if lora.train_router:
+        # modules_to_save copies every router of the model
+        per_layer = shape.num_local_experts * shape.hidden_size
+        router = shape.num_hidden_layers * per_layer
+    return picked * lora.r * (wide + stacked) + router
+
+
+def expert_matrices(shape: ModelShape) -> dict[str, tuple[int, int]]:
+    """``{stacked parameter: (inputs, outputs)}`` of one expert."""
+    if not shape.num_local_experts:
+        return {}
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    return {"gate_up_proj": (hidden, 2 * inner), "down_proj": (inner, hidden)}
+
+
+def _count_layers(shape: ModelShape, lora: Lora) -> int:
+    """How many layers carry the LoRA."""
+    if lora.layers is None:
+        return shape.num_hidden_layers
+    wrong = [i for i in lora.layers if not 0 <= i < shape.num_hidden_layers]
+    if wrong:
+        raise LabError(
+            f"{shape.name} has no layer {wrong[0]}.",
+            fix=f"layers are numbered 0 to {shape.num_hidden_layers - 1}",
+        )
+    return len(set(lora.layers))
+
+
+def count_trainable(shape: ModelShape, job: TrainJob) -> tuple[int, int]:
+    """(trainable, total) parameters as PEFT prints them."""
+    base = count_parameters(shape)
+    if job.lora is None:
+        return base, base
+    added = count_lora(shape, job.lora)
+    return added, base + added
