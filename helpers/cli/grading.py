@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from helpers.cli_base import (
+from helpers.cli.base import (
     DEFAULT_TIER,
     RunFolder,
     load_setup,

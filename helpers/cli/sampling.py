@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from helpers.cli_base import Force, RunFolder, Sets, Tier, open_run, out
+from helpers.cli.base import Force, RunFolder, Sets, Tier, open_run, out
 
 
 def seeding(

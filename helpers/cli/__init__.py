@@ -1,4 +1,4 @@
-"""The command line: ``mathslm doctor | grade | distill | sft | … | course``.
+"""The command line: ``mathslm doctor | plan | grade | distill | sft | … ``.
 
 Options, recipe and run folder are checked before torch is imported, so a
 wrong one fails in well under a second: one message, exit code 2. Each stage
@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from helpers.cli_base import (
+from helpers.cli.base import (
     Force,
     LabGroup,
     RunFolder,
@@ -30,7 +30,9 @@ from helpers.cli_base import (
     require_run,
     show_metrics,
 )
-from helpers.cli_grading import grade, regrade
+from helpers.cli.grading import grade, regrade
+from helpers.cli.planning import plan
+from helpers.cli.sampling import seeding
 from helpers.errors import LabError, did_you_mean
 from helpers.recipes import Recipe, list_recipes, load_recipe
 from helpers.runs import RunDir
@@ -44,6 +46,8 @@ app = typer.Typer(
 )
 app.command()(grade)
 app.command()(regrade)
+app.command()(plan)
+app.command()(seeding)
 
 
 def dpo_tag(recipe: Recipe, variant: str | None) -> str:
