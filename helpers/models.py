@@ -145,6 +145,8 @@ def load_model(
     revision = recipe.model.revision if path == base else None
     quantized = recipe.model.quantization is not None
     tokenizer = load_tokenizer(path, revision)
+    if recipe.model.dtype != "float32":
+        print(explain_precision(recipe, device))
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path.as_posix(),
@@ -164,6 +166,33 @@ def load_model(
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _explain_missing(path, error) from None
     return model, tokenizer
+
+
+def explain_precision(recipe: Recipe, device: str) -> str:
+    """One line: the 16-bit precision, why, and what this device makes of it.
+
+    Raises:
+        LabError: bfloat16 on a card that has none (compute capability
+            below 8.0, such as a T4's 7.5).
+    """
+    import torch
+
+    name, has = recipe.model.dtype, ""
+    if name == "bfloat16" and device == "cuda":
+        major, minor = torch.cuda.get_device_capability()
+        if major < 8:
+            raise LabError(
+                f"{torch.cuda.get_device_name()} has no bfloat16.",
+                why=f"its compute capability is {major}.{minor}; bfloat16 "
+                "came with 8.0",
+                fix="--set model.dtype=float16",
+            )
+    if name == "bfloat16" and device == "cpu":
+        has = "; this CPU computes in it"
+        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            has = "; this CPU only imitates it: model.dtype=float32 is faster"
+    reason = recipe.model.dtype_reason or "as the recipe says"
+    return f"precision {name}: {reason}{has}"
 
 
 def make_quantization(recipe: Recipe) -> Any:

@@ -7,6 +7,7 @@ import pytest
 
 from helpers.errors import LabError
 from helpers.models import (
+    explain_precision,
     load_model,
     load_tokenizer,
     make_quantization,
@@ -119,3 +120,24 @@ def test_quantization_is_what_the_recipe_says(tiny_recipe):
     assert config.bnb_4bit_compute_dtype == torch.bfloat16
     eight = change(tiny_recipe, "model", quantization="int8")
     assert make_quantization(eight).load_in_8bit
+
+
+def test_the_reason_of_a_16_bit_precision_is_said(tiny_recipe, capsys):
+    words = {"dtype": "bfloat16", "dtype_reason": "half the memory"}
+    recipe = change(tiny_recipe, "model", **words)
+    model, _ = load_model(recipe)
+    assert model.dtype == torch.bfloat16
+    said = capsys.readouterr().out
+    assert "precision bfloat16: half the memory; this CPU" in said
+    load_model(tiny_recipe)
+    assert "precision" not in capsys.readouterr().out
+
+
+def test_bfloat16_is_refused_on_a_card_without_it(tiny_recipe, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    recipe = change(tiny_recipe, "model", dtype="bfloat16")
+    with pytest.raises(LabError, match=r"Tesla T4 has no bfloat16"):
+        explain_precision(recipe, "cuda")
+    recipe.model.dtype = "float16"
+    assert "float16" in explain_precision(recipe, "cuda")
