@@ -84,15 +84,22 @@ def _render_seeds(measured: Path, main: str) -> list[str]:
 
 
 def _render_speed(measured: Path) -> list[str]:
-    path = measured / "bench_sampling.json"
-    if not path.is_file():
-        return []
-    found = read_json(path)
-    return [
-        f"- Sampling: {found['ratio by wall_s']:.1f} times the tokens per "
-        "second of plain `model.generate`, same prompts and batch size "
-        f"{found['batch']}, same run (`tests/benchmarks/bench_sampling.py`)."
-    ]
+    """One line a tier whose sampling was measured beside its peers."""
+    lines = []
+    for path in sorted(measured.parent.glob("*/bench_sampling.json")):
+        found = read_json(path)
+        sides = [
+            f"{label} {found[f'{name} over plain by wall_s']:.1f}"
+            for name, label in (("ours", "in process"), ("vllm", "vLLM"))
+            if f"{name} over plain by wall_s" in found
+        ]
+        lines.append(
+            f"- Sampling, tier {found['tier']}: tokens per second over those "
+            f"of plain `model.generate` at batch size {found['batch']}: "
+            f"{', '.join(sides)}. Same prompts, same run "
+            "(`tests/benchmarks/bench_sampling.py`)."
+        )
+    return lines
 
 
 def render_timings(measured: Path = MEASURED) -> str:

@@ -1,32 +1,37 @@
-"""Our sampling engine against plain ``generate``, same prompts, same run.
+"""Our sampling engines against plain ``generate``, same prompts, same run.
 
-``python tests/benchmarks/bench_sampling.py --out bench_sampling.json``
+``python tests/benchmarks/bench_sampling.py --tier pocket --out bench.json``
 
 The peer is what one writes first: fixed batches in the order of the data
-set, left padding, ``model.generate(do_sample=True)``. Both draw the same
+set, left padding, ``model.generate(do_sample=True)``. All draw the same
 number of responses from the same model with the same settings; a token is
 counted when it belongs to a response (end token included, padding not). The
 rounds alternate, because another program on the machine would otherwise slow
-only one side. Tokens per second are given by wall clock and by CPU time.
+only one side. ``--vllm`` adds a vLLM server (the command is that of the
+recipe or of MATHSLM_VLLM); its start is timed apart. Tokens per second are
+given by wall clock, and for what runs in this process by CPU time too.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-import transformers
 
-from helpers.engines import SampleRequest
+from helpers.engines import SampleRequest, open_engine
 from helpers.engines.transformers_engine import TransformersEngine
 from helpers.models import load_model
 from helpers.problems import load_problems
 from helpers.recipes import load_recipe
 from helpers.records import write_json
+from helpers.runs import describe_machine
 from helpers.sampling import make_requests
 
 
@@ -59,16 +64,15 @@ def run_plain(model, tokenizer, requests: list[SampleRequest], batch: int):
     return tokens
 
 
-def run_ours(model, tokenizer, requests: list[SampleRequest], batch: int):
-    """Tokens drawn by our engine."""
-    engine = TransformersEngine(model, tokenizer, max_batch_size=batch)
+def run_engine(engine, requests: list[SampleRequest]) -> int:
+    """Tokens drawn by an engine that is open."""
     return sum(text.tokens for text in engine.sample(requests))
 
 
-def measure(run, *args) -> dict[str, float]:
+def measure(run) -> dict[str, float]:
     """One round: tokens, and seconds by wall clock and of this process."""
     wall, cpu = time.perf_counter(), time.process_time()
-    tokens = run(*args)
+    tokens = run()
     return {
         "tokens": tokens,
         "wall_s": time.perf_counter() - wall,
@@ -77,16 +81,21 @@ def measure(run, *args) -> dict[str, float]:
 
 
 def summarize(rounds: dict[str, list[dict[str, float]]]) -> dict[str, float]:
-    """Median tokens per second of each side, and ours over theirs."""
-    out = {}
+    """Median tokens per second of each side, and each over plain.
+
+    A server's work is not in this process, so it has no CPU time here.
+    """
+    out: dict[str, float] = {}
     for clock in ("wall_s", "cpu_s"):
         for name, runs in rounds.items():
+            if (name, clock) == ("vllm", "cpu_s"):
+                continue
             rates = [r["tokens"] / r[clock] for r in runs]
             out[f"{name} tokens per {clock}"] = statistics.median(rates)
-        ours, plain = (
-            out[f"{name} tokens per {clock}"] for name in ("ours", "plain")
-        )
-        out[f"ratio by {clock}"] = ours / plain
+            if name != "plain":
+                plain = out[f"plain tokens per {clock}"]
+                ratio = out[f"{name} tokens per {clock}"] / plain
+                out[f"{name} over plain by {clock}"] = ratio
     return out
 
 
@@ -96,45 +105,85 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--tier", default="pocket")
     parser.add_argument("--problems", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--vllm", action="store_true")
+    parser.add_argument("--max-new-tokens", type=int)
     parser.add_argument("--batch", type=int, help="default: the recipe's")
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"))
     return parser.parse_args()
 
 
+def build_requests(recipe, tokenizer, options) -> list[SampleRequest]:
+    """The recipe's own sampling of its first training problems."""
+    sampling = recipe.sampling
+    return make_requests(
+        load_problems(recipe.data.train, options.problems),
+        tokenizer,
+        recipe.data.prompt_template,
+        n=sampling.n,
+        run_seed=recipe.seed,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_new_tokens=options.max_new_tokens or sampling.max_new_tokens,
+    )
+
+
+def open_server(recipe, stack: ExitStack) -> tuple[Any, float]:
+    """A vLLM engine for the same model, and the seconds its start took."""
+    section = recipe.engine.model_copy(update={"name": "vllm"})
+    start = time.perf_counter()
+    engine = stack.enter_context(
+        open_engine(recipe.model_copy(update={"engine": section}))
+    )
+    return engine, time.perf_counter() - start
+
+
+def run_rounds(
+    sides: dict[str, Callable[[], int]], count: int
+) -> dict[str, list[dict[str, float]]]:
+    """``count`` rounds of every side, in turn."""
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    for _ in range(count):
+        for name, run in sides.items():
+            rounds[name].append(measure(run))
+            shown = {k: round(v, 2) for k, v in rounds[name][-1].items()}
+            print(name, shown, flush=True)
+    return rounds
+
+
 def main() -> None:
-    """Run the rounds, print the ratio, write the JSON."""
+    """Run the rounds, print the ratios, write the JSON."""
     options = parse_options()
     recipe = load_recipe(options.tier)
     batch = options.batch or recipe.engine.max_batch_size
     model, tokenizer = load_model(recipe)
-    requests = make_requests(
-        load_problems(recipe.data.train, options.problems),
-        tokenizer,
-        recipe.data.prompt_template,
-        n=recipe.sampling.n,
-        run_seed=recipe.seed,
-        temperature=recipe.sampling.temperature,
-        top_p=recipe.sampling.top_p,
-        max_new_tokens=recipe.sampling.max_new_tokens,
-    )
-    sides = {"plain": run_plain, "ours": run_ours}
-    for run in sides.values():
-        run(model, tokenizer, requests[:8], batch)  # warm up
-    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-    for _ in range(options.rounds):
-        for name, run in sides.items():
-            round_ = measure(run, model, tokenizer, requests, batch)
-            rounds[name].append(round_)
-            print(name, {k: round(v, 2) for k, v in round_.items()})
+    requests = build_requests(recipe, tokenizer, options)
+    ours = TransformersEngine(model, tokenizer, max_batch_size=batch)
+    few, seconds, said = requests[:8], None, None
+    with ExitStack() as stack:
+        sides: dict[str, Callable[[list[SampleRequest]], int]] = {
+            "plain": lambda r: run_plain(model, tokenizer, r, batch),
+            "ours": lambda r: run_engine(ours, r),
+        }
+        if options.vllm:
+            server, seconds = open_server(recipe, stack)
+            said = server.describe()
+            sides["vllm"] = lambda r: run_engine(server, r)
+        for run in sides.values():
+            run(few)  # warm up
+        rounds = run_rounds(
+            {name: partial(run, requests) for name, run in sides.items()},
+            options.rounds,
+        )
     result = summarize(rounds) | {
         "rounds": rounds,
         "requests": len(requests),
         "batch": batch,
+        "tier": options.tier,
+        "dtype": recipe.model.dtype,
         "threads": torch.get_num_threads(),
-        "device": str(model.device),
-        "processor": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "vllm_start_s": seconds,
+        "vllm": said,
+        "manifest": describe_machine(recipe),
     }
     write_json(options.out, result)
     for key, value in result.items():
