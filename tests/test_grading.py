@@ -51,6 +51,10 @@ def test_labelled_cases(kind: str) -> None:
         (c["id"], c["gold"], c["response"][:80], g.reason, c["rule"])
         for c, g in zip(cases, grades, strict=True)
         if g.correct != c["label"]
+        # A few cases also state the reason or the answer, where several
+        # rules come to the same verdict.
+        or not g.reason.startswith(c.get("reason", ""))
+        or g.extracted != c.get("extracted", g.extracted)
     ]
     assert not wrong
 
@@ -90,6 +94,20 @@ def test_every_gold_equals_itself() -> None:
         ("definitions", "y=2x+1", "2x+1", "2x-1"),
         ("equations", "x+y=1", "2x+2y=2", "x+y=2"),
         ("unsolved", "x=2", "2", "3x=6"),
+        ("open references", "x^2>4", "x>2 or x<-2", "x>2"),
+        ("congruences", r"x \equiv 2 \pmod 5", r"x ≡ 7 (mod 5)", "x=2"),
+        (
+            "free whole numbers",
+            r"\frac{\pi}{4}+k\pi, k\in\mathbb{Z}",
+            r"\frac{\pi}{4}+n\pi, n\in\mathbb{Z}",
+            r"\frac{\pi}{4}+2n\pi, n\in\mathbb{Z}",
+        ),
+        ("logic", "not (A and B)", "(not A) or (not B)", "not A and not B"),
+        ("ratios", "1:2:3", "2:4:6", "3:2:1"),
+        ("times and dates", "2:30 PM", "14:30", "2:30 AM"),
+        ("counted things", "7 boys", "7 small boys", "7 girls"),
+        ("bare braces", "{1,2}", "{2,1,2}", "(1,2)"),
+        ("domains", "sqrt(x^2)", "|x|", "x"),
         ("constant of integration", "x^2+C", "x^2+c", "x^2"),
         ("log", r"\log 100", "2", "3"),
         ("bases", "52_8", "52_{8}", "52"),
@@ -114,8 +132,13 @@ def test_policy_of_extraction() -> None:
     assert "no marked answer" in last.reason
     later = grade("\\boxed{41}\nFinal Answer: 42", "42")
     assert later.correct
+    for doubtful in ("Let me try x = 42.", "It is 41 or 42.", "It isn't 42."):
+        assert not grade(doubtful, "42").correct
+    assert grade("Die Antwort ist 2,5.", "2.5").correct
+    assert not grade("The answer is 2,5.", "2.5").correct
     untested = set(grading.POLICY) - {
-        "unfinished", "last resort", "later final answer",
+        "unfinished", "last resort", "later final answer", "doubt",
+        "decimal comma",
     }  # fmt: skip
     parametrized = {
         mark[0]
@@ -274,9 +297,8 @@ def test_deadline_ends_a_hanging_comparison() -> None:
         assert pool.ask("6", NEEDS_SYMPY, 30.0) == "equal"
         before = pool.pids()
         assert pool.ask("5", hanging, 0.3) == "deadline"
-        assert pool.pids() == []
+        assert not set(pool.pids()) & set(before)
         assert pool.ask("6", NEEDS_SYMPY, 30.0) == "equal"
-        assert pool.pids() != before
     finally:
         pool.shut_down()
 
@@ -293,6 +315,7 @@ def test_death_of_a_worker_costs_no_answer() -> None:
 
 
 def test_order_is_kept_with_several_workers() -> None:
+    grading.shut_down()
     sums = [rf"\boxed{{\sum_{{k=1}}^{{{n}}} k}}" for n in range(2, 8)]
     golds = [str(n * (n + 1) // 2) for n in range(2, 8)]
     golds[3] = "1"

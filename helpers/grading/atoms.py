@@ -105,7 +105,7 @@ class Atoms(TokenStream):
         kind, text = self.peek()
         if kind == "num":
             self.at += 1
-            return ("num", Fraction(text))
+            return ("num", Fraction(text.replace(",", "")))
         return self.atom()
 
     def function(self, text: str) -> Node:

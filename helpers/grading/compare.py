@@ -20,7 +20,7 @@ from helpers.grading.relations import (
 )
 from helpers.grading.satisfy import solves
 from helpers.grading.scalars import compare_scalars
-from helpers.grading.solutions import same_pieces, to_pieces
+from helpers.grading.solutions import is_bounds, same_pieces, to_pieces
 from helpers.grading.structure import Value
 
 Result = tuple[bool | None, str]
@@ -89,7 +89,7 @@ def _is_range(value: Value) -> bool:
     """Say whether a list is ``x > a and x < b``."""
     return (
         value.kind == "list"
-        and value.marks == ["and"]
+        and (value.marks == ["and"] or is_bounds(value))
         and to_pieces(value) is not None
     )
 

@@ -22,7 +22,7 @@ from helpers.grading.units import split_quantities
 MAX_SHAPED = 8_000
 MAX_NESTING = 60
 _SYMPY_COMMANDS = {
-    "sum", "prod", "int", "lim", "begin", "det", "bmod", "pmod", "mod",
+    "sum", "prod", "int", "lim", "begin", "det", "bmod", "modulo", "mod",
     "partial", "subset", "prime", "bar", "hat",
 }  # fmt: skip
 _LETTER = re.compile(r"\(?([A-J])\)?")
@@ -173,10 +173,10 @@ def _judge_shapes(left: str, right: str) -> Verdict:
         return Verdict(False, "deadline: comparing took too long")
     if first is None or first.correct is False:
         return first or Verdict(False, "not readable")
-    if not note("worth asking math-verify", _worth_asking(left, right)):
-        return Verdict(False, "not readable as mathematics")
     if why := note("hazard", find_hazard(right) or find_hazard(left)):
         return Verdict(False, f"too dangerous to evaluate: {why}")
+    if not note("worth asking math-verify", _worth_asking(left, right)):
+        return Verdict(False, "not readable as mathematics")
     return Verdict(None, "", (_for_sympy(left), _for_sympy(right)))
 
 
@@ -200,7 +200,12 @@ def _worth_asking(left: str, right: str) -> bool:
 def _readings(text: str) -> list[Value]:
     """Return 1,234 both as a number and as a list of two."""
     readings = [parse_value(text)]
-    if is_grouped_number(text) and "$" not in text:
+    # 1,234 may be a list; 1,000 may not: 000 is no number of its own.
+    if (
+        is_grouped_number(text)
+        and "$" not in text
+        and not re.search(r",0\d", text)
+    ):
         readings.append(parse_value(text, grouped=False))
     return readings
 
@@ -210,4 +215,5 @@ def _for_sympy(text: str) -> str:
     text = re.sub(r"(\\[a-zA-Z]+) (?=[^a-zA-Z])", r"\1", text)
     text = text.replace(OPEN, r"\text{").replace(CLOSE, "}")
     text = text.replace(r"\lbr", r"\{").replace(r"\rbr", r"\}")
+    text = text.replace(r"\modulo", r"\pmod")
     return text.replace("*", r"\cdot ").replace("%", r"\%")

@@ -64,6 +64,10 @@ _SUPPOSED = re.compile(
     r"\b(?:suppose|assum\w+|if|whether|guess\w*|say|imagine)\b[^.\n]{0,20}$",
     re.I,
 )
+_SPOKEN = re.compile(
+    r"^(?:(?:i think |i believe )?(?:it|that)(?:['’]s| is)|(?:i|we) get)\s+",
+    re.I,
+)
 _BOLD_START = re.compile(r"\*\*([^*\n]+)\*\*([^\n]{0,60})")
 # What only explains or doubts the value, and names no other value.
 _AFTERTHOUGHT = re.compile(
@@ -292,7 +296,7 @@ def find_answer(response: object) -> Extraction:
         text = "".join(part or "" for part in fenced.groups())
         if note("answer phrase", phrase := _after_phrase(text)):
             return phrase
-    text = _last_equation(text)
+    text = _last_equation(_SPOKEN.sub("", text.strip()))
     if not note("prose", is_prose(text)):
         return Extraction(text.strip(), "whole response")
     return last_resort(text)

@@ -156,7 +156,8 @@ def _integers(ev: Evaluator, name: str, values: list[Any]) -> Any:
     if any(isinstance(v, ev.mp.mpc) for v in values):
         raise OutOfDomain(name)
     if name in ("max", "min"):
-        return max(values) if name == "max" else min(values)
+        pick = max if name == "max" else min
+        return pick(values, key=ev.inexact)
     if name == "binom":
         return _binomial(ev, values)
     if not all(isinstance(v, Fraction) and v.denominator == 1 for v in values):

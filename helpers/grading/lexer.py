@@ -52,6 +52,7 @@ _WORDS = sorted(
     key=len,
     reverse=True,
 )
+_RADIX = re.compile(r"[xX][0-9A-Fa-f]|[bB][01]|[oO][0-7]")
 OPAQUE = {"f", "g", "h"}
 _TWO_NUMBERS = re.compile(r"\s*\(\s*\d+\s*,\s*\d+\s*\)")
 _TOKEN = re.compile(
@@ -71,6 +72,8 @@ def tokenize(text: str) -> list[tuple[str, str]]:
         found = _TOKEN.match(text, position)
         if found is None or len(tokens) > MAX_TOKENS:
             raise ReadError(f"cannot read {text[position : position + 10]!r}")
+        if found[0].strip() == "0" and _RADIX.match(text, found.end()):
+            raise ReadError("a number of another base")
         position = found.end()
         kind = found.lastgroup or ""
         if kind == "word":
@@ -131,7 +134,8 @@ class TokenStream:
 
     def subscript(self) -> str:
         """Read a subscript as plain text."""
-        if not self.take("{"):
+        pair = ("(", ")") if self.peek() == ("op", "(") else ("{", "}")
+        if not self.take(pair[0]):
             self.at += 1
             return (
                 self.tokens[self.at - 1][1]
@@ -145,7 +149,7 @@ class TokenStream:
             if kind == "end":
                 raise ReadError("unclosed subscript")
             self.at += 1
-            level += (text == "{") - (text == "}")
+            level += (text == pair[0]) - (text == pair[1])
             parts.append(text)
         return "".join(parts[:-1])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _WHOLE = r"\\mathbb ?\{?Z\}?|Z|\\mathbb ?\{?N\}?|⟦?(?:the )?integers⟧?"
+_INDEX = re.compile(r"\\(?:sum|prod) ?_ ?\{? ?([a-z]) ?=")
 _CLAUSE = re.compile(
     r"[\s,;:]*\(?\s*(?:⟦(?:where|for|with|and|for (?:any|all|some|every)"
     r"(?: integers?)?|for integers?|where)⟧|where|for|with|and)?[\s,]*"
@@ -28,6 +29,7 @@ def match_parameters(left: str, right: str) -> tuple[str, str]:
     What k may be is dropped only when both sides say it, or when the side
     that does not say it uses the same letter.
     """
+    left, right = _match_index(left, right)
     gold, ours = split_parameter(left)
     predicted, theirs = split_parameter(right)
     if not ours and not theirs:
@@ -39,6 +41,14 @@ def match_parameters(left: str, right: str) -> tuple[str, str]:
     if _uses(predicted if ours else gold, ours or theirs):
         return gold, predicted
     return left, right
+
+
+def _match_index(left: str, right: str) -> tuple[str, str]:
+    """Call the index of a sum or product as the reference calls it."""
+    one, two = _INDEX.findall(left), _INDEX.findall(right)
+    if len(one) != 1 or len(two) != 1 or one == two or _uses(right, one[0]):
+        return left, right
+    return left, _letter(two[0]).sub(lambda m: one[0], right)
 
 
 def _letter(name: str) -> re.Pattern[str]:

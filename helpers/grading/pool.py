@@ -30,12 +30,20 @@ _BROKEN_STARTS = 2
 class Pool:
     """Idle workers to borrow; at most as many as are used at once.
 
-    ``module`` names what a worker runs: its ``main`` must call
-    :func:`helpers.grading.server.serve`.
+    Args:
+        module: what a worker runs: its ``main`` must call
+            :func:`helpers.grading.server.serve`.
+        arguments: given to ``main``.
+        python: another interpreter than this one.
     """
 
-    def __init__(self, module: str = SYMBOLIC) -> None:
-        self.module = module
+    def __init__(
+        self,
+        module: str = SYMBOLIC,
+        arguments: tuple[str, ...] = (),
+        python: str = "",
+    ) -> None:
+        self.make_worker = lambda: Worker(module, arguments, python)
         self._idle: list[Worker] = []
         self._all: list[Worker] = []
         self._lock = threading.Lock()
@@ -90,7 +98,7 @@ class Pool:
         with self._lock:
             self._idle.sort(key=_eagerness)
             taken = [self._idle.pop() for _ in self._idle[:count]]
-        new = [Worker(self.module) for _ in range(count - len(taken))]
+        new = [self.make_worker() for _ in range(count - len(taken))]
         return taken + new
 
     def start(self, worker: Worker) -> None:
@@ -115,7 +123,7 @@ class Pool:
         with self._lock:
             if any(worker.pid is not None for worker in self._idle):
                 return
-        spare = Worker(self.module)
+        spare = self.make_worker()
         with suppress(OSError):
             self.start(spare)
             with self._lock:
@@ -268,12 +276,15 @@ class _Round:
             self.done(place)
 
 
-_pools: dict[str, Pool] = {}
+_pools: dict[tuple[str, ...], Pool] = {}
 
 
-def get_pool(module: str = SYMBOLIC) -> Pool:
-    """Return this process's pool for a module."""
-    return _pools.setdefault(module, Pool(module))
+def get_pool(
+    module: str = SYMBOLIC, *arguments: str, python: str = ""
+) -> Pool:
+    """Return this process's pool for a module (see :class:`Pool`)."""
+    key = (python, module, *arguments)
+    return _pools.setdefault(key, Pool(module, arguments, python))
 
 
 def _forget_after_fork() -> None:

@@ -42,6 +42,9 @@ _TRIED = re.compile(r"\W*(?:suppose|assume|try|let me|let us|let's)\b", re.I)
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 
 
+_POINT = re.compile(
+    r"[(\[]\s*[-−+]?[\w./√π∞]+(?:\s*,\s*[-−+]?[\w./√π∞]+){1,4}\s*[)\]]"
+)
 _ROUGH = re.compile(
     r"(?<=\d)[,\s(]*(?:or )?(?:about|approximately|roughly|nearly)\s*$"
 )
@@ -132,6 +135,12 @@ def last_resort(text: str) -> Extraction:
     return Extraction(None, "no answer found")
 
 
+def _point_around(tail: str, at: int) -> str | None:
+    """Return the pair or interval, such as (2, 5), that holds a number."""
+    spans = [m for m in _POINT.finditer(tail) if m.start() < at < m.end()]
+    return spans[-1][0] if spans else None
+
+
 def _last_number(tail: str) -> Extraction:
     """Return the last number, unless its sentence denies or doubts it."""
     found = list(NUMBER.finditer(tail))[-1]
@@ -150,6 +159,8 @@ def _last_number(tail: str) -> Extraction:
         found = before[-1]
     if _GIVEN_UP.search(tail, found.end()) or _TRIED.match(sentence):
         return Extraction(None, "the last number is only tried")
+    if point := _point_around(tail, found.start()):
+        return Extraction(point, LAST_RESORT)
     clause = re.split(r"[,;:]", tail[start + 1 : found.start()])[-1]
     after = re.split(r"[.,;:\n]", tail[found.end() : found.end() + 60])[0]
     if (

@@ -17,6 +17,10 @@ from helpers.grading.tree import Node, symbols
 Result = tuple[bool | None, str]
 _FLIP = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _CONSTANTS = {"e", "i", r"\pi", "pi", "oo", r"\infty"}
+_NO_NAMES = {
+    "not", "or", "let", "try", "suppose", "assume", "maybe", "perhaps", "if",
+    "than", "least", "most", "never", "either", "neither",
+}  # fmt: skip
 _SYMBOL = re.compile(
     r"(?:[A-Za-z]|\\[a-zA-Z]+)\s*'*(?:_(?:\w|\{[^{}]*\}))?'*"
     r"(?:\([^()]*\))?|(?:\\angle|\\Delta|⟦[^⟧]*⟧|[A-Z])[A-Z⟦⟧a-z\s']*"
@@ -37,6 +41,8 @@ def is_name(text: str) -> bool:
     text = canonical(text).strip()
     if re.fullmatch(r"\{[^{}]*\}", text):
         text = text[1:-1]  # a vector, \vec{v}
+    if set(text.lower().split()) & _NO_NAMES:
+        return False
     if text in _CONSTANTS or not text:
         return False
     if _SYMBOL.fullmatch(text):
@@ -165,7 +171,7 @@ def compare_relations(
     return False, "different relation"
 
 
-_MODULUS = re.compile(r"^(.*?)\s*\\pmod ?\{?\s*(\w+)\s*\}?$")
+_MODULUS = re.compile(r"^(.*?)\s*\\modulo ?\{?\s*(\w+)\s*\}?$")
 
 
 def _compare_congruences(gold: Value, predicted: Value) -> Result | None:
@@ -257,6 +263,8 @@ def is_solved(value: Value) -> bool:
     Without this, repeating "solve 3x+6=12" would be an answer to it.
     """
     sides = [canonical(v.text).lstrip("-") for v in value.items]
+    if len(sides) != 2:
+        return len(sides) == 3 and is_name(sides[1])
     for name, other in (sides, sides[::-1]):
         if is_name(name) and not re.search(r"[A-Za-z]", _no_commands(other)):
             return True

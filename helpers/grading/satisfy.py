@@ -96,7 +96,10 @@ def solves(gold: Value, predicted: Value) -> bool:
 def _end(text: str) -> Any:
     if text in ("oo", "-oo") or "inf" in text:
         return -inf if "-" in text else inf
-    value = Evaluator(Settings(point={}), DIGITS).value(read(text))
+    node = read(text)
+    if symbols(node):
+        raise ReadError("an end with a variable")
+    value = Evaluator(Settings(point={}), DIGITS).value(node)
     return value if isinstance(value, Fraction) else _exact(value)
 
 

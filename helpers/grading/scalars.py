@@ -6,9 +6,10 @@ import re
 from fractions import Fraction
 from typing import Any
 
+from helpers.grading.brackets import split_top
 from helpers.grading.exact import parse_number
 from helpers.grading.lexer import ReadError
-from helpers.grading.normalize import CLOSE, OPEN
+from helpers.grading.normalize import CLOSE, OPEN, canonical
 from helpers.grading.probe import equal_nodes
 from helpers.grading.reader import read
 from helpers.grading.solutions import infinite_sign
@@ -55,6 +56,8 @@ def _compare_quantities(left: Quantity, right: Quantity) -> Result:
     try:
         nodes = read(left.core), read(right.core)
     except ReadError:
+        if _same_sums(left.core, right.core):
+            return True, "same terms"
         return _compare_unreadable(left.core, right.core)
     if left.scale != 1 or right.scale != 1:
         nodes = _scaled(nodes[0], left.scale), _scaled(nodes[1], right.scale)
@@ -95,6 +98,10 @@ def _compare_words(gold: str, predicted: str) -> Result:
     return False, "different words"
 
 
+_SUM = re.compile(
+    r"\\(?:sum|prod) ?_ ?\{[^{}]*\} ?\^ ?(?:\{[^{}]*\}|\w|\\infty)"
+)
+_ARTICLES = re.compile(r"^(?:(?:on|in|at) )?(?:(?:the|an?) )?(?:limit )?")
 _SHORT = {
     "dne": "does not exist", "t": "true", "f": "false",
     "infinitely many solutions": "infinitely many",
@@ -103,12 +110,30 @@ _SHORT = {
 
 def plain_words(text: str) -> str:
     """Return a text answer without case, marks and outer punctuation."""
+    formula = "\\" in text
     text = text.replace(OPEN, " ").replace(CLOSE, " ").lower()
     text = re.sub(r"[\s{}$\\]+", " ", text).strip(" .,;:!\"'`*")
     text = re.sub(r"(?<=[a-z])-(?=[a-z])", " ", text)
-    text = re.sub(r"^(?:(?:on|in|at) )?(?:(?:the|an?) )?(?:limit )?", "", text)
+    if not formula:  # A \subset B keeps its A
+        text = _ARTICLES.sub("", text)
     text = text.removesuffix(" triangle")
     return _SHORT.get(text, text)
+
+
+def _same_sums(gold: str, predicted: str) -> bool:
+    """Say whether two sums (or products) have the same range and terms."""
+    one, two = _SUM.match(gold), _SUM.match(predicted)
+    if one is None or two is None:
+        return False
+    ranges = [canonical(text[: m.end()]) for text, m in
+              ((gold, one), (predicted, two))]  # fmt: skip
+    if ranges[0] != ranges[1]:
+        return False
+    terms = gold[one.end() :], predicted[two.end() :]
+    # Where a bare "k + 1" under a sum ends is not clear: no verdict then.
+    if any(len(split_top(t, {"+", "-"})[0]) > 1 for t in terms):
+        return False
+    return _same_whole(*terms)
 
 
 def _compare_unreadable(gold: str, predicted: str) -> Result:

@@ -15,6 +15,9 @@ from helpers.grading.tree import symbols
 _INFINITE = re.compile(r"([-+]?)\s*(?:\\infty|oo|infinity|inf)", re.I)
 
 
+_BOUNDS = ("<", ">", "<=", ">=")
+
+
 class Piece(NamedTuple):
     """One interval; a point has twice the same end, both closed."""
 
@@ -69,6 +72,9 @@ def to_pieces(value: Value) -> list[Piece] | None:
         if any(p is None for p in parts) or not _one_variable(value.items):
             return None
         return [piece for part in parts if part for piece in part]
+    if value.kind == "list" and not value.marks and is_bounds(value):
+        both = Value("list", value.text, value.items, ["and"])
+        return to_pieces(both)
     if value.kind == "list" and value.marks == ["and"]:
         if any(v.kind != "relation" or "=" in v.marks for v in value.items):
             return None
@@ -82,6 +88,15 @@ def to_pieces(value: Value) -> list[Piece] | None:
     if value.kind == "minus":
         return _without_points(*map(to_pieces, value.items))
     return None
+
+
+def is_bounds(value: Value) -> bool:
+    """Say whether a list is a lower and an upper bound: x > 1, x < 4."""
+    relations = [v for v in value.items if v.kind == "relation"]
+    if len(relations) != 2 or len(value.items) != 2:
+        return False
+    plain = all(len(v.items) == 2 and v.marks[0] in _BOUNDS for v in relations)
+    return plain and _one_variable(relations) and bool(_overlap(relations))
 
 
 def _overlap(items: list[Value]) -> list[Piece] | None:

@@ -118,7 +118,7 @@ _PLAIN_SPELLINGS = [
             "mod",
             r"\\p?mod\s*\{\s*(\w+)\s*\}|\(\s*\\?mod\s+(\w+)\s*\)"
             r"|(?<=[ \d])\\pmod\s*(\w+)",
-            r"\\pmod {\1\2\3}",
+            r"\\modulo {\1\2\3}",
         ),
         (
             " in ",
@@ -162,7 +162,7 @@ def rewrite_plain(text: str) -> str:
         if trigger in text:
             text = pattern.sub(new, text)
     if "\\equiv" in text:
-        text = re.sub(r"\\mod\s*(\w+)", r"\\pmod {\1}", text)
+        text = re.sub(r"\\mod\b\s*(\w+)", r"\\modulo {\1}", text)
     if "\\over" in text or "\\choose" in text:
         text = _OVER.sub(
             lambda m: "{{\\{} {{{}}}{{{}}}}}".format(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice, product
 
 from helpers.grading.brackets import (
+    is_grouped_number,
     outer_brackets,
     split_list,
     split_top,
@@ -91,6 +92,8 @@ def _as_set(text: str) -> str:
     if text[:1] != "{" or text[-1:] != "}":
         return text
     inside = text[1:-1]
+    if is_grouped_number(inside):
+        return text
     if inside.strip() and len(split_top(inside, {","})[0]) < 2:
         return text
     return rf"\lbr {inside} \rbr" if "}" not in inside.split("{")[0] else text

@@ -19,6 +19,7 @@ _NAMES = {
     "eur": "€", "gbp": "£", "degree": "deg", "deg": "deg", "unit": "",
     "volt": "v", "amp": "a", "ampere": "a", "watt": "w", "newton": "n",
     "joule": "j", "kelvin": "k", "hertz": "hz", "pascal": "pa", "ohm": "ω",
+    "wk": "week", "yr": "year", "mo": "month", "gallon": "gal",
     "mph": "mi/h", "people": "person", "percent": "%", "radian": "rad",
     "children": "child", "men": "man", "women": "woman",
 }  # fmt: skip
@@ -144,7 +145,7 @@ _TEMPERATURE = re.compile(
 _FACTOR = re.compile(r"(/)|([^\W\d_]+|[$€£°%μ])(?: ?\^ ?(-?\d))?")
 _SPLIT = {
     "mi/h": (("mi", 1), ("h", -1)), "kmh": (("km", 1), ("h", -1)),
-    "kph": (("km", 1), ("h", -1)),
+    "kph": (("km", 1), ("h", -1)), "mpg": (("mi", 1), ("gal", -1)),
 }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ START_SECONDS = 60.0
 _ROOT = str(Path(__file__).resolve().parents[2])
 _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv[1]); import importlib; "
-    "importlib.import_module(sys.argv[2]).main()"
+    "importlib.import_module(sys.argv[2]).main(*sys.argv[3:])"
 )
 _NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows
 
@@ -33,6 +33,11 @@ Requests = queue.SimpleQueue["bytes | None"]
 
 class Worker:
     """One subprocess that works on one task at a time.
+
+    Args:
+        module: what it runs: the ``main`` of this module.
+        arguments: given to ``main``.
+        python: another interpreter than this one.
 
     Attributes:
         life: how many processes it has had, so that what an ended one still
@@ -44,8 +49,13 @@ class Worker:
             when the process has ended.
     """
 
-    def __init__(self, module: str) -> None:
-        self.module = module
+    def __init__(
+        self, module: str, arguments: tuple[str, ...] = (), python: str = ""
+    ) -> None:
+        self.command = [
+            python or sys.executable, "-P", "-c", _PROGRAM, _ROOT, module,
+            *arguments,
+        ]  # fmt: skip
         self.life = 0
         self.ready = False
         self.asked = 0
@@ -71,7 +81,7 @@ class Worker:
         self._requests = queue.SimpleQueue()
         # -P: no file of the caller's folder can pose as a library.
         self._process = process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _PROGRAM, _ROOT, self.module],
+            self.command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
