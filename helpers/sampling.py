@@ -1,19 +1,13 @@
 """Sample, grade, append: what distillation and evaluation share.
 
-A samples file is append-only. Beside it lies ``<name>.inputs.json`` with
-hashes of all that its lines depend on, written before the first line, so a
-killed run is taken up only by one that would have written the same lines.
+Completions stream from any engine into a samples file (opened by
+:mod:`helpers.sample_store`), each graded and written as it comes.
 """
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from tqdm.auto import tqdm
 
 from helpers.engines.base import (
     Engine,
@@ -22,21 +16,14 @@ from helpers.engines.base import (
     derive_seed,
 )
 from helpers.errors import LabError
-from helpers.grading import grade_many
+from helpers.grading import GRADER_VERSION, Grade, grade_many
 from helpers.prompts import render_prompt
-from helpers.records import (
-    Completion,
-    Problem,
-    append_records,
-    disk_errors,
-    read_json,
-    read_records,
-    write_json,
-)
-from helpers.runs import RunDir
+from helpers.record_writer import RecordWriter
+from helpers.records import Completion, Problem
+from helpers.sample_file import SampleFile
+from helpers.sample_progress import SampleProgress
 
-WRITE_EVERY = 64  # most responses that a kill can lose
-WRITE_SECONDS = 20.0
+TOO_LONG = "too_long"
 
 
 @dataclass
@@ -52,61 +39,8 @@ class Speed:
         return self.tokens / self.seconds if self.tokens else None
 
 
-def open_samples(
-    run: RunDir,
-    name: str,
-    inputs: Mapping[str, str],
-    force: bool = False,
-) -> list[Completion]:
-    """The completions that ``name`` (a path in the run) holds already.
-
-    Raises:
-        LabError: they were sampled from other inputs and ``force`` is off;
-            with it they are moved to ``old/``.
-    """
-    path = run.file(name)
-    stamp = path.with_suffix(".inputs.json")
-    if path.is_file() and force:
-        _set_aside(run, name)
-    have = read_json(stamp) if stamp.is_file() and path.is_file() else None
-    if have is not None and have != dict(inputs):
-        differ = sorted(
-            key for key in {*have, *inputs} if have.get(key) != inputs.get(key)
-        )
-        raise LabError(
-            f"{path} was begun with other inputs "
-            f"(changed: {', '.join(differ)}).",
-            why="going on would mix two experiments in one file",
-            fix="choose another --run-dir, or add --force to set the begun "
-            "file aside",
-        )
-    if have is None and path.is_file():
-        raise LabError(
-            f"{path} lies there without {stamp.name}.",
-            why="nobody can tell what its lines were sampled from",
-            fix="add --force to set it aside",
-        )
-    if have is None:
-        write_json(stamp, dict(inputs))
-        return []
-    rows = read_records(path, Completion)
-    if rows:
-        print(f"{path.name}: {len(rows)} responses are there, going on.")
-    return rows
-
-
-def _set_aside(run: RunDir, name: str) -> None:
-    number = 1
-    while (folder := run.file("old", f"{number}-begun")).exists():
-        number += 1
-    source = run.file(name)
-    with disk_errors(folder):
-        (folder / name).parent.mkdir(parents=True)
-        shutil.move(source, folder / name)
-
-
-def make_requests(
-    problems: Sequence[Problem],
+def iter_requests(
+    problems: Iterable[Problem],
     tokenizer,
     template: str,
     *,
@@ -115,100 +49,176 @@ def make_requests(
     temperature: float,
     top_p: float,
     max_new_tokens: int,
+    stop: Sequence[str] = (),
+) -> Iterator[SampleRequest]:
+    """``n`` requests a problem, each with a seed of its own, as needed."""
+    for problem in problems:
+        prompt = render_prompt(tokenizer, problem.problem, template)
+        for sample in range(n):
+            yield SampleRequest(
+                problem_id=problem.id,
+                sample=sample,
+                prompt=prompt,
+                seed=derive_seed(run_seed, problem.id, sample),
+                temperature=temperature,
+                top_p=top_p,
+                max_new_tokens=max_new_tokens,
+                stop=tuple(stop),
+            )
+
+
+def make_requests(
+    problems: Iterable[Problem], tokenizer, template: str, **settings
 ) -> list[SampleRequest]:
-    """``n`` requests a problem, each with a seed of its own."""
-    return [
-        SampleRequest(
-            problem_id=problem.id,
-            sample=sample,
-            prompt=prompt,
-            seed=derive_seed(run_seed, problem.id, sample),
-            temperature=temperature,
-            top_p=top_p,
-            max_new_tokens=max_new_tokens,
-        )
-        for problem in problems
-        for prompt in [render_prompt(tokenizer, problem.problem, template)]
-        for sample in range(n)
-    ]
+    """The requests of :func:`iter_requests` as a list."""
+    return list(iter_requests(problems, tokenizer, template, **settings))
 
 
 def sample_missing(
     engine: Engine,
     requests: Iterable[SampleRequest],
-    done: list[Completion],
+    samples: SampleFile,
     golds: Mapping[str, str],
-    path: Path,
     *,
     title: str,
-    speed: Speed,
-) -> None:
-    """Sample what ``done`` lacks, grade it, append it to ``path``.
+    total: int,
+    n: int = 1,
+    speed: Speed | None = None,
+) -> SampleProgress:
+    """Sample what ``samples`` lacks; grade and append each as it comes.
 
-    ``done`` grows by the new completions. Lines are written every
-    WRITE_EVERY responses or WRITE_SECONDS seconds, graded, with ``gold``.
+    A kill loses no finished completion: every one is on the disk before the
+    next is taken. Nothing is held in memory but the requests that are with
+    the engine.
+
+    Args:
+        requests: each sample once; read as the engine asks for more.
+        golds: the reference answer by problem id.
+        title: what stands before the progress bar.
+        total: how many requests there are.
+        n: samples of each problem, for the share of mixed problems.
+        speed: counts tokens and seconds.
+
+    Raises:
+        LabError: a sample on disk has another prompt or seed, the disk is
+            full, or the engine failed.
     """
-    requests = list(requests)
-    have = {(row.problem_id, row.sample) for row in done}
-    missing = [r for r in requests if (r.problem_id, r.sample) not in have]
-    if not missing:
-        return
-    bar = tqdm(
-        total=len(requests),
-        initial=len(requests) - len(missing),
-        desc=title,
-        unit="response",
-    )
-    waiting: list[SampledText] = []
-    start = written = time.perf_counter()
-    with bar:
-        for text in engine.sample(missing):
-            waiting.append(text)
-            late = time.perf_counter() - written > WRITE_SECONDS
-            if len(waiting) >= WRITE_EVERY or late:
-                _write(waiting, done, golds, path, bar)
-                waiting, written = [], time.perf_counter()
-        _write(waiting, done, golds, path, bar)
-    new = done[len(done) - len(missing) :]
-    speed.tokens += sum(row.tokens for row in new)
-    speed.seconds += time.perf_counter() - start
+    samples.refresh()
+    progress = SampleProgress(title, total, n)
+    waiting: set[tuple[str, int]] = set()
+
+    def iter_missing() -> Iterator[SampleRequest]:
+        for request in requests:
+            right = samples.find(request)
+            if right is not None:
+                progress.skip(request.problem_id, request.sample, right)
+                continue
+            progress.start()
+            waiting.add((request.problem_id, request.sample))
+            yield request
+
+    name = _say_engine(engine, samples)
+    stream = engine.sample(iter_missing())
+    try:
+        with progress, RecordWriter(samples.path) as writer:
+            for text in stream:
+                key = (text.request.problem_id, text.request.sample)
+                if key not in waiting:
+                    raise ValueError(f"the engine answered {key} unasked")
+                waiting.remove(key)
+                (row,) = grade_texts([text], golds, engine=name)
+                writer.append(row)
+                progress.add(row)
+    finally:
+        getattr(stream, "close", bool)()
+        if speed is not None:
+            speed.tokens += progress.tokens
+            speed.seconds += progress.seconds
+    if waiting:
+        raise LabError(
+            f"The engine gave no answer to {len(waiting)} requests, for "
+            f"example sample {min(waiting)[1]} of '{min(waiting)[0]}'.",
+            fix="start again: only those are asked for",
+        )
+    return progress
 
 
-def _write(
-    texts: Sequence[SampledText],
-    done: list[Completion],
-    golds: Mapping[str, str],
-    path: Path,
-    bar: tqdm,
-) -> None:
-    rows = grade_texts(texts, golds)
-    append_records(path, rows)
-    done.extend(rows)
-    bar.update(len(rows))
-    right = sum(row.correct for row in done)
-    bar.set_postfix_str(f"right {right}/{len(done)}")
+def _say_engine(engine: Engine, samples: SampleFile) -> str:
+    """The engine's name; said when others began the file."""
+    name = str(engine.describe()["name"])
+    others = {k: v for k, v in samples.engines.items() if k not in ("", name)}
+    if others:
+        shown = ", ".join(f"{v} by {k}" for k, v in sorted(others.items()))
+        print(
+            f"{samples.path.name}: sampled so far: {shown}; the rest comes "
+            f"from {name}. Prompts, seeds and settings are the same."
+        )
+    return name
 
 
 def grade_texts(
-    texts: Sequence[SampledText], golds: Mapping[str, str]
+    texts: Sequence[SampledText],
+    golds: Mapping[str, str],
+    *,
+    engine: str = "",
 ) -> list[Completion]:
-    """Graded records of sampled texts, each with its ``gold``."""
+    """Graded records of sampled texts, each with its ``gold``.
+
+    Args:
+        engine: name of what sampled them.
+    """
     answers = [golds[text.request.problem_id] for text in texts]
-    grades = grade_many([text.response for text in texts], answers)
+    responses = [_clean(text.response) for text in texts]
+    grades = grade_many(responses, answers)
     return [
         Completion(
             problem_id=text.request.problem_id,
             sample=text.request.sample,
             prompt=text.request.prompt,
-            response=text.response,
+            response=response,
             extracted=grade.extracted,
             correct=grade.correct,
             reason=grade.reason,
+            grader=GRADER_VERSION,
             finish_reason=text.finish_reason,
             tokens=text.tokens,
             mean_logprob=text.mean_logprob,
             seed=text.request.seed,
+            engine=engine,
             gold=gold,
         )
-        for text, grade, gold in zip(texts, grades, answers, strict=True)
+        for text, response, grade, gold in zip(
+            texts,
+            responses,
+            map(_explain_too_long, texts, grades),
+            answers,
+            strict=True,
+        )
     ]
+
+
+def _clean(response: str) -> str:
+    """Half a surrogate pair, which a server may send, is no UTF-8."""
+    return response.encode("utf-8", "replace").decode("utf-8")
+
+
+def _explain_too_long(text: SampledText, grade: Grade) -> Grade:
+    if text.finish_reason != TOO_LONG:
+        return grade
+    cap = text.request.max_new_tokens
+    reason = f"too long: the prompt and {cap} new tokens exceed the context"
+    return Grade(False, None, reason)
+
+
+def say_unusable(title: str, too_long: int, empty: int, total: int) -> None:
+    """One line about responses that hold nothing, when there are any."""
+    parts = []
+    if too_long:
+        parts.append(
+            f"{too_long} were not drawn (prompt and max_new_tokens exceed "
+            "the model's context)"
+        )
+    if empty:
+        parts.append(f"{empty} are empty")
+    if parts:
+        print(f"{title}: of {total} responses {' and '.join(parts)}.")

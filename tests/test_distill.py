@@ -17,7 +17,7 @@ from helpers.runs import RunDir
 
 pytest.importorskip("transformers")
 
-from helpers import distill, sampling
+from helpers import distill
 
 
 def make_row(problem, sample, correct, tokens=5, finish="stop", **more):
@@ -183,41 +183,69 @@ def test_a_killed_run_goes_on_to_the_same_samples(
 ):
     whole = RunDir.open(tmp_path / "whole", tiny_recipe)
     distill.run_distill(tiny_recipe, whole)
-    monkeypatch.setattr(sampling, "WRITE_EVERY", 4)
-    real = distill.make_engine
+    real = distill.open_engine
+    monkeypatch.setattr(Breaking, "closed", 0)
     monkeypatch.setattr(
-        distill, "make_engine", lambda *args: Breaking(real(*args), 10)
+        distill, "open_engine", lambda *a, **k: Breaking(real(*a, **k), 10)
     )
     with pytest.raises(Killed):
         distill.run_distill(tiny_recipe, run)
-    assert len(read_samples(run)) == 8
+    assert len(read_samples(run)) == 10
+    assert Breaking.closed == 1
     with open(run.file("samples", "distill.jsonl"), "a") as file:
         file.write('{"problem_id": "sum-')
     asked = []
 
     monkeypatch.setattr(
-        distill, "make_engine", lambda *args: Counting(real(*args), asked)
+        distill, "open_engine", lambda *a, **k: Counting(real(*a, **k), asked)
     )
     with pytest.warns(UserWarning, match="torn"):
         distill.run_distill(tiny_recipe, run)
-    assert len(asked) == 10
+    assert len(asked) == 8
     assert as_dict(read_samples(run)) == as_dict(read_samples(whole))
+
+
+def test_a_run_begun_here_goes_on_with_a_server(
+    tiny_recipe, run, monkeypatch, capsys
+):
+    pytest.importorskip("openai")
+    from faulty_server import FaultyServer
+
+    real = distill.open_engine
+    monkeypatch.setattr(
+        distill, "open_engine", lambda *a, **k: Breaking(real(*a, **k), 10)
+    )
+    with pytest.raises(Killed):
+        distill.run_distill(tiny_recipe, run)
+    begun = read_samples(run)
+    monkeypatch.setattr(distill, "open_engine", real)
+    with FaultyServer(["500"], model=tiny_recipe.model.id) as server:
+        settings = {"name": "vllm", "url": server.url}
+        served = change(tiny_recipe, engine=settings)
+        metrics = distill.run_distill(served, run)
+    said = capsys.readouterr().out
+    assert "10 by transformers; the rest comes from vllm" in said
+    rows = read_samples(run)
+    assert rows[:10] == begun and len(as_dict(rows)) == len(rows) == 18
+    assert [row.engine for row in rows[10:]] == ["vllm"] * 8
+    assert metrics["engine"]["name"] == "vllm"
+    assert sum(metrics["engine"]["faults"].values()) == 1
+    assert distill.run_distill(tiny_recipe, run) == metrics
 
 
 def test_begun_samples_of_other_settings_are_refused_not_mixed(
     tiny_recipe, run, monkeypatch
 ):
-    monkeypatch.setattr(sampling, "WRITE_EVERY", 4)
-    real = distill.make_engine
+    real = distill.open_engine
     monkeypatch.setattr(
-        distill, "make_engine", lambda *args: Breaking(real(*args), 6)
+        distill, "open_engine", lambda *a, **k: Breaking(real(*a, **k), 6)
     )
     with pytest.raises(Killed):
         distill.run_distill(tiny_recipe, run)
     before = run.file("samples", "distill.jsonl").read_bytes()
-    monkeypatch.setattr(distill, "make_engine", real)
+    monkeypatch.setattr(distill, "open_engine", real)
     other = change(tiny_recipe, sampling={"temperature": 0.5})
-    with pytest.raises(LabError, match="changed: sampling"):
+    with pytest.raises(LabError, match="changed: temperature"):
         distill.run_distill(other, run)
     assert run.file("samples", "distill.jsonl").read_bytes() == before
     distill.run_distill(other, run, force=True)
@@ -234,9 +262,9 @@ def test_a_finished_harvest_of_other_settings_is_refused(tiny_recipe, run):
 
 
 def test_copies_stop_the_run_early(tiny_recipe, run, monkeypatch):
-    real = distill.make_engine
+    real = distill.open_engine
     monkeypatch.setattr(
-        distill, "make_engine", lambda *args: Copying(real(*args))
+        distill, "open_engine", lambda *a, **k: Copying(real(*a, **k))
     )
     monkeypatch.setattr(distill, "PROBE_PROBLEMS", 2)
     with pytest.raises(LabError, match="distinct"):
@@ -248,9 +276,9 @@ def test_copies_stop_the_run_early(tiny_recipe, run, monkeypatch):
 def test_too_few_problems_for_a_verdict_are_only_reported(
     tiny_recipe, run, monkeypatch, capsys
 ):
-    real = distill.make_engine
+    real = distill.open_engine
     monkeypatch.setattr(
-        distill, "make_engine", lambda *args: Copying(real(*args))
+        distill, "open_engine", lambda *a, **k: Copying(real(*a, **k))
     )
     distill.run_distill(tiny_recipe, run, smoke_steps=2)
     said = capsys.readouterr().out

@@ -12,7 +12,7 @@ from helpers.records import Completion, read_records, write_records
 
 pytest.importorskip("transformers")
 
-from helpers import evaluate, sampling
+from helpers import evaluate
 
 KINDS = ("k", "truncated_wrong", "finished_wrong", "no_answer")
 
@@ -98,6 +98,8 @@ def test_wrong_answers_are_told_apart():
         "truncated_wrong": 2,
         "finished_wrong": 1,
         "no_answer": 1,
+        "too_long": 0,
+        "empty": 0,
         "mean_tokens": 4.0,
     }
 
@@ -105,24 +107,23 @@ def test_wrong_answers_are_told_apart():
 def test_a_killed_evaluation_goes_on_where_it_was(
     tiny_recipe, run, monkeypatch
 ):
-    monkeypatch.setattr(sampling, "WRITE_EVERY", 2)
-    real, asked = evaluate.make_engine, []
+    real, asked = evaluate.open_engine, []
     monkeypatch.setattr(
-        evaluate, "make_engine", lambda *args: Breaking(real(*args), 5)
+        evaluate, "open_engine", lambda *a, **k: Breaking(real(*a, **k), 5)
     )
     with pytest.raises(Killed):
         evaluate.run_evaluate(tiny_recipe, run, ("base",))
     begun = read_lines(run)
-    assert len(begun) == 4
-    with pytest.raises(LabError, match="4 of 8"):
+    assert len(begun) == 5
+    with pytest.raises(LabError, match="5 of 8"):
         evaluate.load_results(run, "base", "bench")
     assert "evaluate/base" not in run.metrics()
     monkeypatch.setattr(
-        evaluate, "make_engine", lambda *args: Counting(real(*args), asked)
+        evaluate, "open_engine", lambda *a, **k: Counting(real(*a, **k), asked)
     )
     evaluate.run_evaluate(tiny_recipe, run, ("base",))
-    assert len(asked) == 4
-    assert read_lines(run)[:4] == begun
+    assert len(asked) == 3
+    assert read_lines(run)[:5] == begun
     assert len({row.problem_id for row in read_lines(run)}) == 8
 
 
@@ -206,18 +207,17 @@ def test_a_begun_evaluation_of_another_model_is_refused(
 ):
     from conftest import make_tiny_model
 
-    monkeypatch.setattr(sampling, "WRITE_EVERY", 2)
-    real = evaluate.make_engine
+    real = evaluate.open_engine
     monkeypatch.setattr(
-        evaluate, "make_engine", lambda *args: Breaking(real(*args), 5)
+        evaluate, "open_engine", lambda *a, **k: Breaking(real(*a, **k), 5)
     )
     with pytest.raises(Killed):
         evaluate.run_evaluate(tiny_recipe, run, ("sft",))
-    monkeypatch.setattr(evaluate, "make_engine", real)
+    monkeypatch.setattr(evaluate, "open_engine", real)
     make_tiny_model(len(tokenizer), seed=6).save_pretrained(merged)
     with pytest.raises(LabError, match="begun with other inputs"):
         evaluate.run_evaluate(tiny_recipe, run, ("sft",))
-    assert len(read_lines(run, "sft")) == 4
+    assert len(read_lines(run, "sft")) == 5
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,19 @@ HOLD = (
     "    print('held', flush=True)\n"
     "    sys.stdin.readline()\n"
 )
-# Writes + when it has the lock and - before it gives it back.
+# Writes + when it has the lock and - before it gives it back. Between seeing
+# that an owner is gone and removing its lock it takes its time.
 CONTEND = (
     "import os, sys, time\n"
+    "from helpers import locks\n"
     "from helpers.errors import LabError\n"
     "from helpers.locks import hold_lock\n"
+    "look = locks._is_alive\n"
+    "def look_slowly(owner):\n"
+    "    alive = look(owner)\n"
+    "    time.sleep(0.02)\n"
+    "    return alive\n"
+    "locks._is_alive = look_slowly\n"
     "log = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND)\n"
     "got = 0\n"
     "while got < 3:\n"
