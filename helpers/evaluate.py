@@ -69,6 +69,12 @@ def run_evaluate(
         LabError: unknown tag or benchmark, no such model or problem file,
             results of other inputs in the folder.
     """
+    if recipe.evaluate.n > 1:
+        raise LabError(
+            f"evaluate.n={recipe.evaluate.n}: this stage draws one sample a "
+            "problem.",
+            fix="set evaluate.n=1; mathslm plan counts more",
+        )
     chosen = _choose_benchmarks(recipe, benchmarks)
     sets = {b.name: load_problems(b.path, b.n) for b in chosen}
     paths = {tag: _require_model(recipe, run, tag) for tag in tags}

@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from helpers.recipes import list_recipes, load_recipe
+from helpers.planner import find_card
+from helpers.recipes import Recipe, list_recipes, load_recipe
+from helpers.recipes.schema import ModelConfig
 from helpers.records import Completion, read_json, read_records, write_text
 from helpers.runs import DATA_DIR, REPO_ROOT
 from helpers.stats import compare, proportion
@@ -118,15 +120,28 @@ def render_timings(measured: Path = MEASURED) -> str:
 
 
 def render_tiers() -> str:
-    """One row per shipped recipe."""
+    """One row per shipped recipe, the smallest machine first."""
     lines = ["| tier | model | for | precision |", "|---|---|---|---|"]
-    for name in list_recipes():
-        recipe = load_recipe(name)
+    for recipe in sorted(map(load_recipe, list_recipes()), key=_count_memory):
         lines.append(
-            f"| `{name}` | {recipe.model.id} | {recipe.description} "
-            f"| {recipe.model.dtype} |"
+            f"| `{recipe.name}` | {recipe.model.id} | {recipe.description} "
+            f"| {_name_precision(recipe.model)} |"
         )
     return "\n".join(lines)
+
+
+def _count_memory(recipe: Recipe) -> float:
+    """GiB of all the cards that a recipe is written for; 0 on a CPU."""
+    hardware = recipe.hardware
+    if hardware.card is None:
+        return 0.0
+    return hardware.cards * find_card(hardware.card).memory_gib
+
+
+def _name_precision(model: ModelConfig) -> str:
+    if model.quantization is None:
+        return model.dtype
+    return f"{model.quantization}, {model.dtype}"
 
 
 def render_card(measured: Path = MEASURED) -> str:

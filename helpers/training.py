@@ -68,6 +68,7 @@ def build_lora(settings: LoraSettings, model: torch.nn.Module) -> LoraConfig:
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=list(settings.target_modules),
+        layers_to_transform=list(settings.layers) if settings.layers else None,
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -115,6 +116,7 @@ def build_arguments(
         "save_total_limit": 2,
         "seed": recipe.seed,
         "data_seed": recipe.seed,
+        **config.pick_optimizer(device),
     }
 
 

@@ -27,7 +27,7 @@ def score(name: str, model: str, benchmark: str) -> stats.Proportion:
 
 
 def test_all_files_load_and_are_credited():
-    assert set(NAMES) == {MATH_SLM, OPEN_RS, T4}
+    assert set(NAMES) == {MATH_SLM, OPEN_RS, T4, "eulerforge"}
     for name in NAMES:
         published = load_published(name)
         assert published.name == name

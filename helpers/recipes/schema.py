@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
+    NonNegativeInt,
     field_validator,
     model_validator,
 )
 
 from helpers.errors import LabError, did_you_mean
 from helpers.prompts import TEMPLATES
+from helpers.recipes.section import Section
 
 LORA_MODULES = (
     "q_proj",
@@ -28,12 +28,6 @@ LORA_MODULES = (
     "up_proj",
     "down_proj",
 )
-
-
-class Section(BaseModel):
-    """A recipe section: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class ModelConfig(Section):
@@ -104,28 +98,48 @@ class SamplingConfig(Section):
 
 
 class HarvestConfig(Section):
-    """What is kept of the graded samples."""
+    """What is kept of the graded samples.
+
+    ``expected_sft_rows`` and ``expected_pairs`` are for planning only: what
+    a harvest is known to give. None: a share of the problems is assumed.
+    """
+
+    only_when_set = frozenset({"expected_sft_rows", "expected_pairs"})
 
     pick: Literal["first", "shortest", "random"] = "first"
     min_pairs: int = Field(default=0, ge=0)
     min_distinct_fraction: float = Field(default=0.9, ge=0, le=1)
+    expected_sft_rows: int | None = Field(default=None, gt=0)
+    expected_pairs: int | None = Field(default=None, gt=0)
 
 
 class LoraSettings(Section):
-    """PEFT LoRA settings; the default targets are all seven projections."""
+    """PEFT LoRA settings; the default targets are all seven projections.
+
+    ``layers``: numbers of the layers that get a LoRA, from 0. None: all.
+    """
+
+    only_when_set = frozenset({"layers"})
 
     r: int = Field(default=16, gt=0)
     alpha: int = Field(default=32, gt=0)
     dropout: float = Field(default=0.05, ge=0, lt=1)
     target_modules: tuple[str, ...] = LORA_MODULES
+    layers: tuple[NonNegativeInt, ...] | None = Field(
+        default=None, min_length=1
+    )
 
 
 class TrainConfig(Section):
     """What SFT and DPO share.
 
     ``effective_batch`` is per optimizer step over all devices; gradient
-    accumulation is solved from it.
+    accumulation is solved from it. ``optim`` is a name of transformers; None
+    is the trainer's own default, and what a paged optimizer, which needs
+    CUDA, becomes elsewhere.
     """
+
+    only_when_set = frozenset({"optim"})
 
     lora: LoraSettings = LoraSettings()
     learning_rate: float = Field(gt=0)
@@ -142,6 +156,15 @@ class TrainConfig(Section):
     max_length: int = Field(gt=0)
     logging_steps: int = Field(default=1, gt=0)
     gradient_checkpointing: bool = False
+    optim: (
+        Literal[
+            "adamw_torch",
+            "adamw_torch_fused",
+            "paged_adamw_32bit",
+            "paged_adamw_8bit",
+        ]
+        | None
+    ) = None
 
     @model_validator(mode="after")
     def _batch_divides(self):
@@ -151,6 +174,15 @@ class TrainConfig(Section):
                 f"of per_device_batch={self.per_device_batch}"
             )
         return self
+
+    def pick_optimizer(self, device: str) -> dict[str, str]:
+        """``{"optim": name}``, or nothing for the trainer's own default."""
+        if self.optim is None:
+            return {}
+        if "paged" in self.optim and device != "cuda":
+            print(f"{self.optim} needs CUDA: the default AdamW is used here.")
+            return {}
+        return {"optim": self.optim}
 
 
 class SftConfig(TrainConfig):
@@ -170,6 +202,50 @@ class DpoConfig(TrainConfig):
     overfit_margin: float = Field(default=5.0, gt=0)
 
 
+class GrpoConfig(Section):
+    """Group-relative policy optimisation, for planning: no stage runs it yet.
+
+    Batches count completions, ``num_generations`` of them a prompt.
+    ``reward_weights`` are those of ``rewards``, in the same order; ``lora``
+    None trains all weights.
+    """
+
+    lora: LoraSettings | None = LoraSettings()
+    learning_rate: float = Field(gt=0)
+    epochs: float = Field(default=1, gt=0)
+    max_steps: int = -1
+    effective_batch: int = Field(gt=0)
+    per_device_batch: int = Field(gt=0)
+    num_generations: int = Field(gt=1)
+    max_completion_length: int = Field(gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    beta: float = Field(default=0.0, ge=0)
+    rewards: tuple[str, ...] = ()
+    reward_weights: tuple[float, ...] = ()
+    lr_scheduler: Literal[
+        "cosine", "cosine_with_min_lr", "linear", "constant"
+    ] = "cosine"
+    min_lr_rate: float = Field(default=0.0, ge=0, lt=1)
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    gradient_checkpointing: bool = True
+
+    @model_validator(mode="after")
+    def _groups_are_whole(self):
+        if len(self.rewards) != len(self.reward_weights):
+            raise ValueError(
+                f"{len(self.rewards)} rewards, but "
+                f"{len(self.reward_weights)} reward_weights"
+            )
+        for name in ("per_device_batch", "num_generations"):
+            if self.effective_batch % getattr(self, name):
+                raise ValueError(
+                    f"effective_batch={self.effective_batch} is not a "
+                    f"multiple of {name}={getattr(self, name)}"
+                )
+        return self
+
+
 class BenchmarkConfig(Section):
     """One evaluation set: a path relative to ``data/`` and its role."""
 
@@ -180,12 +256,17 @@ class BenchmarkConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """Evaluation: greedy unless a temperature is given."""
+    """Evaluation: greedy unless a temperature is given.
+
+    ``n``: samples a problem. More than one can be planned; the stage draws
+    one and refuses more.
+    """
 
     benchmarks: tuple[BenchmarkConfig, ...]
     main: str
     max_new_tokens: int = Field(gt=0)
     temperature: float = Field(default=0.0, ge=0)
+    n: int = Field(default=1, gt=0)
 
     @model_validator(mode="after")
     def _main_exists(self):
@@ -198,9 +279,15 @@ class EvaluateConfig(Section):
 
 
 class HardwareConfig(Section):
-    """The machine the recipe is written for."""
+    """The machine the recipe is written for.
+
+    ``card`` is a name of the planner's table; ``strategy`` how training is
+    spread over several cards.
+    """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    card: str | None = None
+    strategy: Literal["ddp", "zero2", "zero3"] = "ddp"
     cards: int = Field(default=0, ge=0)
     usd_per_hour: float = Field(default=0.0, ge=0)
 
@@ -218,7 +305,8 @@ class Recipe(Section):
     harvest: HarvestConfig = HarvestConfig()
     sft: SftConfig
     dpo: DpoConfig
-    dpo_variants: dict[str, dict[str, Any]] = {}
+    dpo_variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    grpo: GrpoConfig | None = None
     evaluate: EvaluateConfig
     hardware: HardwareConfig = HardwareConfig()
 
