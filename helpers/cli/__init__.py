@@ -32,6 +32,7 @@ from helpers.cli.base import (
 )
 from helpers.cli.grading import grade, regrade
 from helpers.cli.planning import plan
+from helpers.cli.problems import problems
 from helpers.cli.sampling import seeding
 from helpers.errors import LabError, did_you_mean
 from helpers.recipes import Recipe, list_recipes, load_recipe
@@ -47,6 +48,7 @@ app = typer.Typer(
 app.command()(grade)
 app.command()(regrade)
 app.command()(plan)
+app.command()(problems)
 app.command()(seeding)
 
 

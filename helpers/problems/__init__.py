@@ -1,0 +1,44 @@
+"""Problem sets: load them by name, mix them, keep test problems out.
+
+:func:`load_problems` resolves a name of :data:`SOURCES` or a file;
+:func:`load_source` also says what became of every row; :func:`load_mix`
+draws from several sources and fails when one is lost;
+:func:`decontaminate` finds training problems in evaluation sets.
+"""
+
+from helpers.problems.contamination import (
+    ContaminationIndex,
+    ContaminationReport,
+    Hit,
+    decontaminate,
+)
+from helpers.problems.loading import load_problems, load_source
+from helpers.problems.mix import Mix, build_index, load_mix
+from helpers.problems.overlap import Overlap, ngram_overlap
+from helpers.problems.registry import (
+    GYM_FAMILIES,
+    SOURCES,
+    Source,
+    find_source,
+)
+from helpers.problems.report import STEPS, LoadReport
+
+__all__ = [
+    "GYM_FAMILIES",
+    "SOURCES",
+    "STEPS",
+    "ContaminationIndex",
+    "ContaminationReport",
+    "Hit",
+    "LoadReport",
+    "Mix",
+    "Overlap",
+    "Source",
+    "build_index",
+    "decontaminate",
+    "find_source",
+    "load_mix",
+    "load_problems",
+    "load_source",
+    "ngram_overlap",
+]

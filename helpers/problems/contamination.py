@@ -1,0 +1,210 @@
+"""Training problems that occur in an evaluation set.
+
+Three tests, the first that fits is reported:
+
+- ``same text``: equal when only letters, digits and operators are kept
+- ``shared words``: 8 words in a row (open-r1), 13 where the evaluation
+  problem is long (GPT-3): in a long text 8 common words prove little
+- ``same but for the numbers``: 13 words in a row with every number masked,
+  or a whole shorter text so; it finds gsm-hard in GSM8K
+
+The index holds one number per run of words of the evaluation sets; training
+problems pass one at a time, so memory does not grow with them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tqdm.auto import tqdm
+
+from helpers.errors import LabError
+from helpers.problems.texts import (
+    MASK,
+    mask_numbers,
+    split_words,
+    text_key,
+)
+from helpers.records import Problem
+
+SHORT_RUN = 8
+LONG_RUN = 13
+LONG_WORDS = 80  # an evaluation problem from here on is a long text
+SAME_TEXT = "same text"
+SHARED_WORDS = "shared words"
+NEW_NUMBERS = "same but for the numbers"
+KINDS = (SAME_TEXT, SHARED_WORDS, NEW_NUMBERS)
+MAX_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A training problem, the evaluation problem it meets, and how."""
+
+    problem_id: str
+    kind: str
+    reference_set: str
+    reference_id: str
+    words: str
+
+
+class ContaminationIndex:
+    """Evaluation sets, ready to be searched for training problems.
+
+    Args:
+        references: name of each evaluation set and its problems.
+        masked: also look for problems whose numbers were changed. Turn it
+            off for problems made from templates, which are all alike then.
+
+    Raises:
+        LabError: an evaluation set is empty.
+    """
+
+    def __init__(
+        self, references: Mapping[str, Iterable[Problem]], masked: bool = True
+    ):
+        self.masked = masked
+        self.sizes: dict[str, int] = {}
+        self._owners: list[tuple[str, str]] = []
+        self._keys: dict[int, int] = {}
+        self._runs: dict[int, dict[int, int]] = {SHORT_RUN: {}, LONG_RUN: {}}
+        self._masked: dict[int, int] = {}
+        for name, problems in references.items():
+            before = len(self._owners)
+            for problem in problems:
+                self._add(name, problem)
+            self.sizes[name] = len(self._owners) - before
+            if not self.sizes[name]:
+                raise LabError(
+                    f"The evaluation set '{name}' is empty.",
+                    why="nothing can be compared with it",
+                    fix="check its file with: mathslm problems " + name,
+                )
+
+    def _add(self, name: str, problem: Problem) -> None:
+        owner = len(self._owners)
+        self._owners.append((name, problem.id))
+        self._keys.setdefault(hash(text_key(problem.problem)), owner)
+        words = split_words(problem.problem)
+        n = LONG_RUN if len(words) >= LONG_WORDS else SHORT_RUN
+        for run in hash_runs(words, n):
+            self._runs[n].setdefault(run, owner)
+        if self.masked:
+            for run in hash_masked(mask_numbers(words)):
+                self._masked.setdefault(run, owner)
+
+    def find(self, problem: Problem) -> Hit | None:
+        """The first overlap of a training problem, or None."""
+        key = hash(text_key(problem.problem))
+        if key in self._keys:
+            return self._make_hit(problem, SAME_TEXT, self._keys[key], "")
+        words = split_words(problem.problem)
+        for n, index in self._runs.items():
+            for i, run in enumerate(hash_runs(words, n)):
+                if run in index:
+                    text = " ".join(words[i : i + n])
+                    return self._make_hit(
+                        problem, SHARED_WORDS, index[run], text
+                    )
+        if not self._masked:
+            return None
+        hidden = mask_numbers(words)
+        for run in hash_masked(hidden):
+            if run in self._masked:
+                owner = self._masked[run]
+                return self._make_hit(problem, NEW_NUMBERS, owner, "")
+        return None
+
+    def _make_hit(
+        self, problem: Problem, kind: str, owner: int, words: str
+    ) -> Hit:
+        return Hit(problem.id, kind, *self._owners[owner], words)
+
+
+def hash_runs(words: Sequence[str], n: int) -> list[int]:
+    """Hashes (64 bits) of all runs of ``n`` words; none in shorter texts."""
+    return [
+        hash(run) for run in zip(*(words[i:] for i in range(n)), strict=False)
+    ]
+
+
+def hash_masked(words: Sequence[str]) -> list[int]:
+    """Runs of 13 masked words, or a text of 8 to 12 as one run.
+
+    Runs that are mostly numbers are left out: a row of numbers is alike in
+    unrelated problems.
+    """
+    if len(words) < SHORT_RUN:
+        return []
+    n = min(LONG_RUN, len(words))
+    plain = [0 if MASK in word else 1 for word in words]
+    return [
+        run
+        for i, run in enumerate(hash_runs(words, n))
+        if 2 * sum(plain[i : i + n]) >= n
+    ]
+
+
+@dataclass
+class ContaminationReport:
+    """How many problems overlap with which evaluation set, and how."""
+
+    rows: int = 0
+    sizes: dict[str, int] = field(default_factory=dict)
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    touched: dict[str, set[str]] = field(default_factory=dict)
+    examples: list[Hit] = field(default_factory=list)
+
+    @property
+    def hits(self) -> int:
+        """Problems that overlap with some evaluation set."""
+        return sum(self.counts.values())
+
+    def add(self, hit: Hit) -> None:
+        """Count one overlap."""
+        self.counts[hit.reference_set, hit.kind] += 1
+        touched = self.touched.setdefault(hit.reference_set, set())
+        touched.add(hit.reference_id)
+        if len(self.examples) < MAX_EXAMPLES:
+            self.examples.append(hit)
+
+    def __str__(self) -> str:
+        lines = [f"{self.hits:,} of {self.rows:,} problems overlap"]
+        for name, size in self.sizes.items():
+            parts = [
+                f"{self.counts[name, kind]:,} {kind}"
+                for kind in KINDS
+                if self.counts[name, kind]
+            ]
+            touched = len(self.touched.get(name, ()))
+            lines.append(
+                f"  {name}: {', '.join(parts) or 'none'}"
+                f" ({touched:,} of its {size:,} problems are met)"
+            )
+        lines += [
+            f"  e.g. {hit.problem_id} and {hit.reference_id}: {hit.kind}"
+            + (f" '{hit.words}'" if hit.words else "")
+            for hit in self.examples
+        ]
+        return "\n".join(lines)
+
+
+def decontaminate(
+    problems: Iterable[Problem], index: ContaminationIndex
+) -> tuple[list[Problem], ContaminationReport]:
+    """Split off the problems that overlap with an evaluation set.
+
+    Returns:
+        The clean problems in their order, and the report on the others.
+    """
+    report = ContaminationReport(sizes=index.sizes)
+    clean = []
+    for problem in tqdm(problems, "decontaminate", leave=False, delay=2):
+        report.rows += 1
+        if hit := index.find(problem):
+            report.add(hit)
+        else:
+            clean.append(problem)
+    return clean, report

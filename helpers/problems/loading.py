@@ -1,0 +1,251 @@
+"""From rows to problems: every row is kept, or counted with its reason."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from helpers.errors import LabError, did_you_mean
+from helpers.problems.contamination import ContaminationIndex
+from helpers.problems.files import load_file
+from helpers.problems.filters import FILTERS
+from helpers.problems.golds import BadGold, read_gold
+from helpers.problems.reading import GYM_ROWS, ROW, Row, open_source
+from helpers.problems.registry import (
+    GYM_PREFIX,
+    SOURCES,
+    Source,
+    find_source,
+)
+from helpers.problems.report import LoadReport
+from helpers.problems.texts import text_digest
+from helpers.records import Problem
+
+
+@dataclass
+class Seen:
+    """Problems met so far, in one source or in a whole mix."""
+
+    texts: dict[bytes, tuple[str, str]] = field(default_factory=dict)
+    ids: set[str] = field(default_factory=set)
+
+    def refuse(self, problem: Problem) -> str:
+        """Why this problem is a duplicate, or ""; else it is remembered."""
+        key = text_digest(problem.problem)
+        if key in self.texts:
+            where, answer = self.texts[key]
+            how = "" if answer == problem.answer else ", with another answer"
+            return f"the same problem is in {where}{how}"
+        if problem.id in self.ids:
+            return "another problem has this id"
+        self.texts[key] = (problem.source, problem.answer)
+        self.ids.add(problem.id)
+        return ""
+
+
+def load_problems(
+    name_or_path: str | Path, n: int | None = None
+) -> list[Problem]:
+    """The first ``n`` problems of a registered set or a JSONL file.
+
+    Args:
+        name_or_path: a name of :data:`SOURCES`, for example ``gsm8k`` or
+            ``reasoning-gym:chain_sum``; or a file, absolute or relative to
+            ``data/`` (``MATHSLM_DATA_DIR`` is looked in first).
+        n: how many; None for all.
+
+    Rows of a registered set that cannot be used are counted and named in a
+    warning (see :func:`load_source` for the report itself); a file must be
+    right in every line.
+
+    Raises:
+        LabError: no such set or file, a changed schema, nothing usable in
+            it, or fewer than ``n`` problems; for a file also a line that
+            lacks a field, an empty problem or answer, and an id used twice.
+    """
+    name = str(name_or_path)
+    if name in SOURCES or name.startswith(GYM_PREFIX):
+        problems, report = load_source(name, n)
+        if report.n_dropped or report.notes:
+            warnings.warn(str(report), stacklevel=2)
+        return problems
+    if "/" not in name and "\\" not in name and "." not in name:
+        hint = did_you_mean(name, SOURCES)
+        if hint:
+            find_source(name)  # raises, with the list of names
+    return load_file(name_or_path, n)
+
+
+def load_source(
+    source: str | Source,
+    n: int | None = None,
+    *,
+    seed: int | None = None,
+    index: ContaminationIndex | None = None,
+) -> tuple[list[Problem], LoadReport]:
+    """Problems of a registered set, and the account of all its rows.
+
+    Args:
+        source: a name of :data:`SOURCES`, or a Source of one's own.
+        n: how many; None for all. Reading stops when they are found.
+        seed: shuffle before taking ``n``; None keeps the order.
+        index: leave out what overlaps with these evaluation sets.
+
+    Raises:
+        LabError: see :func:`load_problems`.
+    """
+    source = find_source(source) if isinstance(source, str) else source
+    if n is not None and n < 1:
+        raise LabError(
+            f"{n} problems of {source.name} were asked for.",
+            fix="ask for 1 or more",
+        )
+    problems, report = collect(source, n, seed=seed, index=index)
+    require_rows(report)
+    if n is not None and len(problems) < n:
+        raise LabError(
+            f"{source.name} holds {len(problems)} usable problems, "
+            f"{n} were asked for.",
+            why="; ".join(report.list_reasons()) or report.where,
+            fix=f"ask for at most {len(problems)}",
+        )
+    return problems, report
+
+
+def collect(
+    source: Source,
+    n: int | None,
+    *,
+    seed: int | None = None,
+    index: ContaminationIndex | None = None,
+    seen: Seen | None = None,
+) -> tuple[list[Problem], LoadReport]:
+    """As :func:`load_source`, but also with too few problems or none."""
+    if n is None and source.name.startswith(GYM_PREFIX):
+        n = GYM_ROWS  # a generator has no end
+    report = LoadReport(source.name, asked=n)
+    opened = open_source(source, seed, n)
+    report.where, report.total = opened.where, opened.total
+    report.unused = sorted(set(opened.columns) - set(source.columns))
+    bar = tqdm(
+        opened.rows,
+        desc=source.name,
+        total=opened.total,
+        unit=" rows",
+        leave=False,
+        delay=2,
+    )
+    problems: list[Problem] = []
+    for problem in _sift(source, bar, report, seen or Seen(), index):
+        problems.append(problem)
+        if len(problems) == n:
+            break
+    bar.close()
+    report.steps["cap"] = len(problems)
+    _note_size(source, report)
+    return problems, report
+
+
+def require_rows(report: LoadReport) -> None:
+    """LabError that names the step at which a source lost its last row."""
+    step = report.find_loss()
+    if step:
+        raise LabError(
+            f"{report.name}: no row is left after the step '{step}'.",
+            why="; ".join(report.list_reasons()) or "it holds no row at all",
+            fix=f"look at the rows of {report.where}; the fields that are "
+            f"read are shown by: mathslm problems {report.name}",
+        )
+
+
+def _note_size(source: Source, report: LoadReport) -> None:
+    """A set of another size than published is another set."""
+    if source.rows and report.total and report.total != source.rows:
+        report.notes.append(
+            f"{report.total:,} rows instead of the published "
+            f"{source.rows:,}: scores are not comparable"
+        )
+
+
+def _sift(
+    source: Source,
+    rows: Iterator[Row],
+    report: LoadReport,
+    seen: Seen,
+    index: ContaminationIndex | None,
+) -> Iterator[Problem]:
+    """Yield what survives; count the rest at its step."""
+    steps = report.steps
+    for row in rows:
+        row_id = _name_row(source, row)
+        steps["read"] += 1
+        if reason := check_row(source, row):
+            report.drop("schema", reason, row_id)
+            continue
+        steps["schema"] += 1
+        if source.keep and (reason := FILTERS[source.keep](row)):
+            report.drop("filter", reason, row_id)
+            continue
+        steps["filter"] += 1
+        try:
+            answer, rule = read_gold(source, row)
+        except BadGold as error:
+            report.drop("gold", str(error), row_id)
+            continue
+        steps["gold"] += 1
+        report.golds[rule] += 1
+        problem = _make_problem(source, row, row_id, answer)
+        if reason := seen.refuse(problem):
+            report.drop("duplicates", reason, row_id)
+            continue
+        steps["duplicates"] += 1
+        if index and (hit := index.find(problem)):
+            reason = f"{hit.kind} as in {hit.reference_set}"
+            report.drop("decontamination", reason, row_id)
+            continue
+        steps["decontamination"] += 1
+        yield problem
+
+
+def check_row(source: Source, row: Row) -> str:
+    """What is wrong with the fields of a row, or ""."""
+    text = row.get(source.problem)
+    if text is None:
+        return f"no {source.problem}"
+    if not isinstance(text, str):
+        return f"{source.problem} is of type {type(text).__name__}"
+    if not text.strip():
+        return f"{source.problem} is empty"
+    for name in source.uses:
+        if row.get(name) is None:
+            return f"no {name}"
+    return ""
+
+
+def _name_row(source: Source, row: Row) -> str:
+    """The row's own id where it has one, else its place in the source."""
+    own = row.get(source.id_field) if source.id_field else None
+    if source.file and own is not None:
+        return str(own)
+    return f"{source.name}-{row[ROW] if own is None else own}"
+
+
+def _make_problem(
+    source: Source, row: Row, row_id: str, answer: str
+) -> Problem:
+    solution: Any = row.get(source.solution) if source.solution else None
+    if solution is not None and not isinstance(solution, str):
+        solution = json.dumps(solution, ensure_ascii=False)
+    return Problem(
+        id=row_id,
+        problem=row[source.problem].strip(),
+        answer=answer,
+        source=source.name,
+        solution=solution,
+    )
