@@ -50,6 +50,7 @@ FAULTS = {
     "truncated": "a whole HTTP answer with half of the JSON",
     "short": "the connection ends in the middle of the answer",
     "no_choices": "JSON without the answer",
+    "cut": "the server's context ended before the cap, silently",
     "empty": "the model wrote its end token and nothing else",
     "hang": "from now on nothing answers, /health included",
     "death": "the server ends: as a process it exits with code 1",
@@ -292,6 +293,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body: dict[str, Any], fault: str) -> None:
         prompt, seed = body["prompt"], body.get("seed")
         said = answer(prompt, seed, body.get("max_tokens", 16))
+        if fault == "cut":
+            cap = max(1, body.get("max_tokens", 16) - 1)
+            said = answer(prompt, seed, 1) | {"tokens": cap}
+            said["logprobs"] = [-0.1] * cap
         if fault == "empty":
             said = {
                 "text": "",

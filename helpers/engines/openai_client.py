@@ -201,6 +201,7 @@ def read_reply(reply: Any, request: SampleRequest) -> SampledText:
 
     Raises:
         Trouble: something is missing or does not fit together.
+        TooLong: the server has cut it before our cap, at its own context.
     """
     try:
         (choice,) = reply.choices
@@ -215,6 +216,8 @@ def read_reply(reply: Any, request: SampleRequest) -> SampledText:
         raise Trouble(
             "incomplete answer", f"{tokens} tokens, {len(logprobs)} logprobs"
         )
+    if reason == "length" and tokens < request.max_new_tokens:
+        raise TooLong(f"cut after {tokens} tokens")
     return SampledText(
         request=request,
         response=text,

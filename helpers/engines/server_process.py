@@ -33,6 +33,11 @@ NO_CAUSE = re.compile(
     r"Engine core initialization failed|WorkerProc initialization failed"
     r"|cancelled|EngineDeadError"
 )
+# What Python and vLLM print while they end, whatever the cause.
+NOISE = re.compile(
+    r"nanobind|leaked |skipped remainder|resource_tracker|warnings\.warn"
+    r"|\[shutdown\]"
+)
 PREFIX = re.compile(r"^(\([\w.=\- ]+\) )?((INFO|WARNING|ERROR) [^\]]+\] ?)?")
 HINTS = (
     (
@@ -237,7 +242,7 @@ class ServerProcess:
 
     def explain_death(self, when: str, fix: str = "") -> LabError:
         """What is known of its end: cause, last lines of the log, hint."""
-        lines = self._read_log()
+        lines = [line for line in self._read_log() if not NOISE.search(line)]
         tail = "\n".join(f"  | {line}" for line in lines[-TAIL_LINES:])
         causes = [
             line

@@ -1,0 +1,459 @@
+"""vLLM itself: real servers on this machine's CPU (``make test-vllm``).
+
+Run from the course's environment; the variable MATHSLM_VLLM names the
+``vllm`` of another one. Loading a server takes the better part of a minute,
+so most tests share two, and the tests that kill them come last.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import textwrap
+import time
+import urllib.request
+from collections import Counter
+from dataclasses import replace
+
+import psutil
+import pytest
+from openai import OpenAI
+
+from helpers.engines import (
+    SampleRequest,
+    derive_seed,
+    open_engine,
+    server_process,
+)
+from helpers.errors import LabError
+from helpers.problems import load_problems
+from helpers.prompts import render_prompt
+from helpers.recipes import load_recipe
+from helpers.runs import REPO_ROOT
+from helpers.stats import proportion
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not os.environ.get("MATHSLM_VLLM"),
+        reason="MATHSLM_VLLM names no vllm executable (make test-vllm does)",
+    ),
+]
+ADAPTER = REPO_ROOT / "data/measured/pocket/run/sft/adapter"
+CAP = 192
+
+
+def pocket(*overrides):
+    """Tier pocket on vLLM; float32, so that two engines can agree."""
+    return load_recipe(
+        "pocket",
+        ("engine.name=vllm", "engine.enforce_eager=true", *overrides),
+    )
+
+
+@pytest.fixture(scope="module")
+def problems():
+    """The first problems of the dev set."""
+    return load_problems("pocket/dev.jsonl")[:40]
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory, problems):
+    """Two servers of the pocket model; the engine samples an adapter."""
+    recipe = pocket("engine.data_parallel_size=2", "engine.max_concurrency=32")
+    log = tmp_path_factory.mktemp("log")
+    with open_engine(recipe, adapter=ADAPTER, log_dir=log) as engine:
+        yield engine
+    check_nothing_left(engine)
+
+
+@pytest.fixture(scope="module")
+def shared(servers):
+    """An engine of the base model over the same servers, by their URLs."""
+    urls = ",".join(process.url for process in servers.processes)
+    with open_engine(pocket(f"engine.url={urls}")) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def here():
+    """The in-process engine around the same model."""
+    with open_engine(load_recipe("pocket")) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def asked(servers, problems):
+    """``asked(n=…, temperature=…)`` gives requests of all problems."""
+
+    def ask(n=1, temperature=1.0, top_p=1.0, cap=CAP, **changes):
+        return [
+            SampleRequest(
+                problem_id=problem.id,
+                sample=sample,
+                prompt=render_prompt(
+                    servers.tokenizer, problem.problem, "plain"
+                ),
+                seed=derive_seed(3, problem.id, sample),
+                temperature=temperature,
+                top_p=top_p,
+                max_new_tokens=cap,
+                **changes,
+            )
+            for problem in problems
+            for sample in range(n)
+        ]
+
+    return ask
+
+
+@pytest.fixture(scope="module")
+def client(servers):
+    """The openai client, as anybody would use the server."""
+    return OpenAI(base_url=f"{servers.processes[0].url}/v1", api_key="none")
+
+
+def by_key(texts):
+    """``{(problem, sample): text}``; every key once."""
+    texts = list(texts)
+    found = {(t.request.problem_id, t.request.sample): t for t in texts}
+    assert len(found) == len(texts), "a sample came twice"
+    return found
+
+
+def say(what, count, total):
+    """Print a share with its interval, for the record."""
+    print(f"\n{what}: {proportion(count, total)}")
+
+
+def check_nothing_left(engine):
+    """No process of the engine's servers is left."""
+    for process in engine.processes:
+        assert not process.has_processes()
+        for other in psutil.process_iter():
+            try:
+                assert os.getpgid(other.pid) != process.group
+            except ProcessLookupError:
+                continue
+
+
+# --- start, prompts, settings ----------------------------------------------
+
+
+def test_it_says_what_it_is(servers, shared):
+    said = servers.describe()
+    assert (said["replicas"], said["dtype"]) == (2, "float32")
+    assert (said["tensor_parallel_size"], said["restarts"]) == (1, 0)
+    assert said["version"][0].isdigit()
+    assert shared.describe()["url"].count("http://") == 2
+    assert shared.max_model_len == servers.max_model_len == 512
+
+
+def test_the_server_reads_exactly_our_tokens(servers, shared, asked, client):
+    """One beginning-of-sequence token, written by the chat template."""
+    tokenizer, bos = servers.tokenizer, servers.tokenizer.bos_token_id
+    for request in asked()[:16]:
+        ids = tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
+        reply = client.completions.create(
+            model="model",
+            prompt=request.prompt,
+            max_tokens=1,
+            extra_body={"add_special_tokens": False, "return_token_ids": True},
+        )
+        assert reply.choices[0].prompt_token_ids == ids
+        assert ids[0] == bos and ids.count(bos) == 1
+        assert read_tokens(servers, request.prompt) == ids
+
+
+def read_tokens(servers, prompt):
+    """What the server's /tokenize makes of a prompt."""
+    body = {"model": "model", "prompt": prompt, "add_special_tokens": False}
+    question = urllib.request.Request(
+        f"{servers.processes[0].url}/tokenize",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(question) as answer:
+        return json.load(answer)["tokens"]
+
+
+def test_two_replicas_share_the_work(shared, asked):
+    texts = by_key(shared.sample(asked(n=2, temperature=1.0)))
+    assert len(texts) == 80
+    answered = [r.answered for r in shared.dispatcher.replicas]
+    assert sum(answered) >= 80 and min(answered) >= 20
+
+
+# --- seeds -----------------------------------------------------------------
+
+
+def test_four_samples_of_a_problem_differ(shared, asked):
+    texts = by_key(shared.sample(asked(n=4, temperature=1.5, cap=64)))
+    groups = {}
+    for (problem, _), text in texts.items():
+        groups.setdefault(problem, set()).add(text.response)
+    distinct = sum(map(len, groups.values()))
+    say("distinct of 4 samples, temperature 1.5", distinct, len(texts))
+    assert distinct > 0.9 * len(texts)
+
+
+def test_vllms_own_n_and_seed(client, asked):
+    """One request of n=4 gives each child its own stream; four requests
+    of one seed are one stream four times."""
+    prompt = asked()[0].prompt
+
+    def draw(n):
+        reply = client.completions.create(
+            model="model",
+            prompt=prompt,
+            n=n,
+            seed=7,
+            temperature=1.5,
+            max_tokens=64,
+            extra_body={"add_special_tokens": False},
+        )
+        return [choice.text for choice in reply.choices]
+
+    first = draw(4)
+    assert len(set(first)) == 4
+    assert draw(4) == first
+    assert len({draw(1)[0] for _ in range(4)}) == 1
+
+
+def test_the_same_seeds_give_the_same_bytes(shared, asked):
+    """In float32, whatever else was in the batch."""
+    requests = asked(n=2, temperature=1.0, logprobs=True)
+    first = by_key(shared.sample(requests))
+    second = by_key(shared.sample(reversed(requests)))
+    same = sum(first[k].response == second[k].response for k in first)
+    say("the same text in another order", same, len(first))
+    assert same == len(first)
+    for key, text in first.items():
+        assert text.logprobs == pytest.approx(second[key].logprobs, abs=1e-4)
+
+
+# --- agreement with the in-process engine ----------------------------------
+
+
+def compare(theirs, ours, what):
+    """Share of equal texts; equal texts agree in everything else."""
+    assert set(theirs) == set(ours)
+    same = [k for k in ours if theirs[k].response == ours[k].response]
+    say(what, len(same), len(ours))
+    for key in same:
+        one, two = theirs[key], ours[key]
+        assert one.request.prompt == two.request.prompt
+        assert (one.tokens, one.finish_reason) == (
+            two.tokens,
+            two.finish_reason,
+        )
+        assert one.mean_logprob == pytest.approx(two.mean_logprob, abs=1e-3)
+        assert one.logprobs == pytest.approx(two.logprobs, abs=5e-3)
+    # Two sums in another order may now and then break a tie differently.
+    assert len(same) >= 0.95 * len(ours)
+
+
+@pytest.mark.parametrize(
+    ("what", "changes"),
+    [
+        ("to the end", {}),
+        ("cut at 9 tokens", {"cap": 9}),
+        ("up to a stop text", {"stop": ("= ", "answer")}),
+    ],
+)
+def test_greedy_agrees_with_transformers(shared, here, asked, what, changes):
+    requests = asked(temperature=0.0, logprobs=True, **changes)
+    theirs, ours = (
+        by_key(shared.sample(requests)),
+        by_key(here.sample(requests)),
+    )
+    compare(theirs, ours, f"greedy {what}, vLLM as transformers")
+    reasons = Counter(text.finish_reason for text in theirs.values())
+    assert reasons["length" if "cap" in changes else "stop"] > 0
+    for text in theirs.values():
+        assert not any(s in text.response for s in changes.get("stop", ()))
+        assert len(text.logprobs) == text.tokens
+
+
+def test_an_adapter_is_served_unmerged(servers, shared, asked):
+    requests = asked(temperature=0.0, logprobs=True)
+    theirs = by_key(servers.sample(requests))
+    with open_engine(load_recipe("pocket"), adapter=ADAPTER) as ours:
+        compare(theirs, by_key(ours.sample(requests)), "adapter, as peft")
+    base = by_key(shared.sample(requests))
+    changed = sum(theirs[k].response != base[k].response for k in base)
+    say("changed by the adapter", changed, len(base))
+    assert changed > len(base) / 2
+
+
+def test_logprobs_are_the_models_own(here, client, asked):
+    """Not those after temperature and top_p, from which was drawn."""
+    import torch
+
+    for request in asked()[:8]:
+        reply = client.completions.create(
+            model="model",
+            prompt=request.prompt,
+            temperature=0.6,
+            top_p=0.8,
+            seed=1,
+            max_tokens=48,
+            logprobs=0,
+            extra_body={"add_special_tokens": False, "return_token_ids": True},
+        )
+        (choice,) = reply.choices
+        ids = torch.tensor([choice.prompt_token_ids + choice.token_ids])
+        with torch.inference_mode():
+            table = here.model(ids).logits[0].log_softmax(-1)
+        start = len(choice.prompt_token_ids)
+        right = [
+            table[start - 1 + i, token].item()
+            for i, token in enumerate(choice.token_ids)
+        ]
+        assert choice.logprobs.token_logprobs == pytest.approx(right, abs=2e-3)
+        assert reply.usage.completion_tokens == len(choice.token_ids)
+
+
+# --- what does not fit -----------------------------------------------------
+
+
+def test_too_long_here_and_there(shared, asked, monkeypatch):
+    """By our count, and by the server's own where we do not know better."""
+    long = asked()[0]
+    long = replace(long, problem_id="long", prompt=long.prompt * 40)
+    fitting = asked()[4:6]
+    for limit, cap in ((shared.max_model_len, 510), (None, 513)):
+        monkeypatch.setattr(shared, "max_model_len", limit)
+        texts = by_key(shared.sample([*asked(cap=cap)[:4], long, *fitting]))
+        reasons = Counter(text.finish_reason for text in texts.values())
+        assert reasons["too_long"] == 5 and sum(reasons.values()) == 7
+        for request in fitting:
+            key = (request.problem_id, request.sample)
+            assert texts[key].finish_reason == "stop"
+
+
+# --- crash and restart; these come last ------------------------------------
+
+
+def find_core(process):
+    """The EngineCore child of a server."""
+    for child in psutil.Process(process.group).children(recursive=True):
+        if "EngineCore" in child.name() + " ".join(child.cmdline()):
+            return child
+    return None
+
+
+def test_killed_servers_come_back_and_nothing_is_lost(servers, asked, capsys):
+    """One loses its whole server, the other its EngineCore alone; the
+    texts are those that came without a crash."""
+    requests = asked(n=4, temperature=1.0)
+    calm = by_key(servers.sample(requests))
+    one, two = servers.processes
+    groups = [one.group, two.group]
+    core = find_core(two)
+    assert core is not None
+    stream, texts = servers.sample(iter(requests)), []
+    for text in stream:
+        texts.append(text)
+        if len(texts) == 20:
+            os.kill(one.group, signal.SIGKILL)
+            core.kill()
+    found = by_key(texts)
+    assert set(found) == set(calm)
+    assert servers.describe()["restarts"] == 2
+    same = sum(found[k].response == calm[k].response for k in calm)
+    say("the same text after a restart", same, len(calm))
+    assert same == len(calm)
+    assert [one.group, two.group] != groups
+    assert not any(map(server_process.has_processes, groups))
+    assert "Starting it again (1 of 3)" in capsys.readouterr().out
+
+
+def test_nothing_is_left_after_closing(servers):
+    ports = [process.port for process in servers.processes]
+    servers.close()
+    check_nothing_left(servers)
+    for port in ports:
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_killed_owner_leaves_no_process(tmp_path):
+    """Killed while vLLM loads, with its EngineCore there already."""
+    code = f"""
+        from helpers.engines import open_engine
+        from helpers.recipes import load_recipe
+        recipe = load_recipe("pocket", ("engine.name=vllm",))
+        open_engine(recipe, log_dir={str(tmp_path)!r})
+    """
+    owner = psutil.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=REPO_ROOT
+    )
+    until = time.monotonic() + 300
+    while not any("EngineCore" in c.name() for c in list_children(owner)):
+        assert owner.poll() is None and time.monotonic() < until
+        time.sleep(0.2)
+    children = list_children(owner)
+    assert len(children) >= 3
+    owner.kill()
+    owner.wait()
+    _, left = psutil.wait_procs(children, timeout=60)
+    assert not left
+
+
+def list_children(process):
+    """All descendants; none where it has just ended."""
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def test_a_taken_port_and_too_little_memory(monkeypatch, tmp_path, capsys):
+    """The port is replaced; memory that is not there ends in an error."""
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "100000")
+    find = server_process.find_free_port
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ports = iter([taken.getsockname()[1]])
+        monkeypatch.setattr(
+            server_process, "find_free_port", lambda: next(ports, 0) or find()
+        )
+        with pytest.raises(LabError, match="before it was ready") as error:
+            open_engine(pocket(), log_dir=tmp_path)
+    assert "is taken, trying another" in capsys.readouterr().out
+    assert "less than requested memory" in error.value.why
+    assert "VLLM_CPU_KVCACHE_SPACE" in error.value.fix
+
+
+def test_smol(tmp_path):
+    """A model of another family size, in bf16, with its own template."""
+    smol = pytest.importorskip("helpers.smol")
+    try:
+        folder = smol.ensure_smol()
+    except LabError as error:
+        pytest.skip(f"no SmolLM2 here: {error.what}")
+    recipe = load_recipe(
+        "pocket",
+        (
+            "engine.name=vllm",
+            "engine.enforce_eager=true",
+            "model.dtype=bfloat16",
+            f"model.id={folder}",
+            "engine.max_model_len=512",
+        ),
+    )
+    with open_engine(recipe, log_dir=tmp_path) as engine:
+        prompt = render_prompt(engine.tokenizer, "What is 2 + 3?", "plain")
+        requests = [
+            SampleRequest(
+                "sum", i, prompt, derive_seed(1, "sum", i), 1.0, 1.0, 48
+            )
+            for i in range(8)
+        ]
+        texts = by_key(engine.sample(requests))
+    assert len({text.response for text in texts.values()}) > 4
+    assert all(text.mean_logprob < 0 for text in texts.values())
+    check_nothing_left(engine)
