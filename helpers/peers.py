@@ -86,9 +86,15 @@ def grade_math_verify_boxed(response: str, gold: str) -> bool:
     """
     from math_verify import parse, verify
 
-    if "boxed" not in response and len(response) < 200:
-        response = rf"{response} \boxed{{{response}}}"
+    if "boxed" not in response and _is_bare(response):
+        response = rf"\boxed{{{response}}}"
     return bool(verify(parse(rf"\boxed{{{gold}}}"), parse(response)))
+
+
+def _is_bare(response: str) -> bool:
+    """Say whether a response is an answer without a text around it."""
+    lines = len(response.splitlines()) <= 1 and "####" not in response
+    return lines and len(response) < 200 and len(response.split()) <= 12
 
 
 def grade_trl(response: str, gold: str) -> bool | None:

@@ -28,11 +28,12 @@ HERE = Path(__file__).resolve().parent
 PROGRAM = HERE / "fuzz_grading.py"
 FUZZ_SECONDS = int(os.environ.get("MATHSLM_FUZZ_SECONDS", "120"))
 PATIENCE_S = 600  # for what is not the fuzzing itself
-MIN_EXECUTIONS = 3_000
+MIN_EXECUTIONS = 2_000
 HANG_S = 60  # wall time; processor time has a shorter deadline
 MEMORY_MB = 1_500
 MAX_GROWTH = 16 << 20
-MAX_INPUT = 6_000
+MAX_INPUT = 2_000
+MAX_SEEDS = 1_500
 
 TOKENS = r"""
 \boxed{ \fbox{ \frac{ \dfrac{ \sqrt{ \sqrt[ \text{ \left( \right) \{ \}
@@ -132,11 +133,13 @@ def write_corpus(folder: Path) -> int:
         for _, response, gold in list_hostile()
         if isinstance(response, str) and isinstance(gold, str)
     ]
-    for response, gold in cases:
-        data = encode_case(response, gold)
-        if len(data) <= MAX_INPUT:
-            name = hashlib.sha256(data).hexdigest()[:32]
-            (folder / name).write_bytes(data)
+    named = {
+        hashlib.sha256(data).hexdigest()[:32]: data
+        for data in (encode_case(*case) for case in cases)
+        if len(data) <= MAX_INPUT
+    }
+    for name in sorted(named)[:MAX_SEEDS]:  # as good as any draw
+        (folder / name).write_bytes(named[name])
     return len(list(folder.iterdir()))
 
 
@@ -181,7 +184,8 @@ def test_coverage_guided_fuzzing(tmp_path: Path) -> None:
     assert not found and done.returncode == 0, f"{found}\n{tail}"
     records = [json.loads(line) for line in stats.open(encoding="utf-8")]
     last = records[-1]
-    print({k: v for k, v in last.items() if k != "caches"})
+    shown = ("executions", "graded", "open", "seconds", "slowest_cpu_s")
+    print({key: last[key] for key in shown})
     assert last["executions"] >= max(MIN_EXECUTIONS, seeds)
     grown = {
         name: (records[0]["caches"].get(name, 0), size)

@@ -43,6 +43,7 @@ class Worker:
         life: how many processes it has had, so that what an ended one still
             says is not taken for an answer of the present one.
         ready: whether the present process has done its imports.
+        ended: whether it has closed its end of the pipe.
         asked: the number of the last request.
         stop_at: when the present task is overdue (``time.monotonic``).
         events: where replies go, as (worker, life, line); the line is None
@@ -57,7 +58,7 @@ class Worker:
             *arguments,
         ]  # fmt: skip
         self.life = 0
-        self.ready = False
+        self.ready = self.ended = False
         self.asked = 0
         self.stop_at = self.half_time = 0.0
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -68,8 +69,10 @@ class Worker:
     @property
     def pid(self) -> int | None:
         """Process id while the worker runs, else None."""
-        alive = self._process is not None and self._process.poll() is None
-        return self._process.pid if alive and self._process else None
+        process = self._process
+        if process is None or self.ended or process.poll() is not None:
+            return None
+        return process.pid
 
     def start(self) -> None:
         """Start the process; it says by itself when it is ready.
@@ -77,7 +80,7 @@ class Worker:
         Raises:
             OSError: the system starts no more processes or threads.
         """
-        self.life, self.ready = self.life + 1, False
+        self.life, self.ready, self.ended = self.life + 1, False, False
         self._requests = queue.SimpleQueue()
         # -P: no file of the caller's folder can pose as a library.
         self._process = process = subprocess.Popen(
@@ -129,6 +132,11 @@ class Worker:
                     if life == self.life:  # its first line says so
                         self.ready = True
                     self.events.put((self, life, line))
+        # The pipe closes a moment before the system calls a process dead;
+        # the flag comes first, so that nobody waits for an event that went
+        # to the queue of an earlier round.
+        if life == self.life:
+            self.ended = True
         self.events.put((self, life, None))
 
     def stop(self) -> None:
