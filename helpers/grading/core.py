@@ -188,7 +188,7 @@ def _worth_asking(left: str, right: str) -> bool:
     only cost a deadline.
     """
     both = f"{left} | {right}"
-    if re.search(r"\d \d", both) or OPEN in both:
+    if re.search(r"\d \d|\\[bp]?mod *(?:\||$)", both) or OPEN in both:
         return False
     plain = re.sub(r"\\(?:begin|end) ?\{\w+\}|\\[a-zA-Z]+", " ", both)
     if re.search(r"[A-Za-z]{3}|[^\x00-\x7f]", plain):

@@ -21,6 +21,10 @@ from helpers.problems.registry import Source
 MAX_CHARACTERS = 400  # longer than any answer of the sets here
 
 
+# How a column of GSM8K marks its gold; no response is judged by it.
+HASH_MARK = "####"
+
+
 class BadGold(ValueError):
     """The row has no gold answer that could be graded; says why."""
 
@@ -65,9 +69,9 @@ def _read_number(value: Any) -> str:
 
 def _read_hash(value: Any) -> str:
     _need_text(value)
-    if "####" not in value:
-        raise BadGold("no #### in the answer")
-    return value.rsplit("####", 1)[1].strip()
+    if HASH_MARK not in value:
+        raise BadGold(f"no {HASH_MARK} in the answer")
+    return value.rsplit(HASH_MARK, 1)[1].strip()
 
 
 def _read_boxed(value: Any) -> str:
