@@ -26,7 +26,7 @@ from helpers import grading
 
 HERE = Path(__file__).resolve().parent
 PROGRAM = HERE / "fuzz_grading.py"
-FUZZ_SECONDS = int(os.environ.get("MATHSLM_FUZZ_SECONDS", "120"))
+FUZZ_SECONDS = int(os.environ.get("MATHSLM_FUZZ_SECONDS", "90"))
 PATIENCE_S = 600  # for what is not the fuzzing itself
 MIN_EXECUTIONS = 2_000
 HANG_S = 60  # wall time; processor time has a shorter deadline
