@@ -33,7 +33,7 @@ DEV_ONLY = (
 PIPELINE = ("distill", "sft", "merge/sft", "dpo", "merge/dpo")
 TAGS = ("base", "sft", "dpo")
 # Kept of a run for replay: the merged models are made again in seconds.
-RECORDED = ("distill", "sft", "dpo", "dpo-published") + tuple(
+RECORDED = ("distill", "seeding", "sft", "dpo", "dpo-published") + tuple(
     s for s in NEEDS if s.startswith("evaluate/")
 )
 
