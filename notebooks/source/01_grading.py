@@ -627,7 +627,8 @@ print("file made:", Path("hacked").exists())
 #
 # - The cases in `tests/grading_cases.jsonl`: a response, a gold answer, a
 #   label, and the rule that decides the label
-# - Written by hand, by kind, and hard on purpose
+# - Written for this grader, by kind, and hard on purpose; many pin down one
+#   rule of ours each
 
 # %%
 from helpers import peer_record, peers
