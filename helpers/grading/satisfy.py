@@ -13,7 +13,13 @@ from itertools import pairwise
 from math import inf
 from typing import Any
 
-from helpers.grading.evaluate import Evaluator, OutOfDomain, Settings, TooLarge
+from helpers.grading.evaluate import (
+    Evaluator,
+    OutOfDomain,
+    Settings,
+    TooLarge,
+    get_context,
+)
 from helpers.grading.lexer import ReadError
 from helpers.grading.reader import read
 from helpers.grading.solutions import Piece, tidy_pieces, to_pieces
@@ -23,7 +29,7 @@ from helpers.grading.tree import Node, symbols
 DIGITS = 50
 _ROUNDING = Fraction(1, 10**30)
 MAX_DEGREE = 8
-_SHIFT = Fraction(1, 5)
+_SHIFT, _STRIDE = Fraction(1, 5), Fraction(3, 7)
 _STEPS = [Fraction(n, 7) for n in (1, 2, 5, 11, 29, 80, 701, 7_003)]
 _INSIDE = [Fraction(n, 17) for n in (1, 4, 7, 8, 11, 14, 16)]
 
@@ -126,9 +132,12 @@ def _is_solution_set(relation: _Relation, pieces: list[Piece]) -> bool:
     finite = sorted({e for e in ends if abs(e) != inf})
     if not finite:
         return False
+    roots = [r for node in relation.gaps for r in _find_roots(relation, node)]
+    finite = sorted({*finite, *(r for r in roots if _is_apart(r, finite))})
     points = [finite[0] - s for s in _STEPS] + [finite[-1] + s for s in _STEPS]
     for left, right in pairwise(finite):
         points.extend(left + (right - left) * part for part in _INSIDE)
+    points += [r for r in roots if _is_apart(r, ends)]
     spans = list(zip(ends[::2], ends[1::2], strict=True))
     return all(
         relation.holds(p) == any(low < p < high for low, high in spans)
@@ -136,22 +145,49 @@ def _is_solution_set(relation: _Relation, pieces: list[Piece]) -> bool:
     )
 
 
+def _is_apart(root: Fraction, ends: list[Any]) -> bool:
+    return all(abs(root - end) > _ROUNDING for end in ends)
+
+
+def _find_roots(relation: _Relation, node: Node) -> list[Fraction]:
+    """Real roots of a gap, to many digits; none where it is no polynomial."""
+    polynomial = _find_polynomial(relation, node)
+    if not polynomial or len(polynomial) < 2:
+        return []
+    mp = get_context()
+    with mp.workdps(DIGITS + 20):
+        highest_first = [
+            mp.mpf(c.numerator) / c.denominator for c in reversed(polynomial)
+        ]
+        try:
+            found = mp.polyroots(highest_first, maxsteps=100, extraprec=200)
+        except mp.NoConvergence:
+            return []
+        return [
+            _STRIDE * _exact(mp.re(root)) + _SHIFT
+            for root in found
+            if abs(mp.im(root)) < mp.mpf(10) ** -20
+        ]
+
+
 def _is_root_set(relation: _Relation, pieces: list[Piece]) -> bool:
     if any(piece.low != piece.high for piece in pieces):
         return False
     if not all(relation.holds(_end(piece.low)) for piece in pieces):
         return False
-    polynomial = _find_polynomial(relation)
+    polynomial = _find_polynomial(relation, relation.gaps[0])
     return polynomial is not None and _count_roots(polynomial) == len(pieces)
 
 
-def _find_polynomial(relation: _Relation) -> list[Fraction] | None:
-    """Return the coefficients of the gap, lowest first, or None."""
+def _find_polynomial(relation: _Relation, gap: Node) -> list[Fraction] | None:
+    """Return the coefficients of the gap, lowest first, or None.
+
+    Its variable n stands for x = _STRIDE n + _SHIFT.
+    """
     count = MAX_DEGREE + 5
     # Between the whole numbers, where sin(pi x) would look like zero; the
     # number of roots is the same in n as in x.
-    gap, step = relation.gaps[0], Fraction(3, 7)
-    values = [relation.gap(gap, step * n + _SHIFT) for n in range(count)]
+    values = [relation.gap(gap, _STRIDE * n + _SHIFT) for n in range(count)]
     if any(v is None for v in values):
         return None
     # Newton's differences: those past the degree must vanish.

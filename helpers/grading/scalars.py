@@ -43,7 +43,7 @@ def _same_whole(gold: str, predicted: str) -> bool:
 
 
 def _compare_quantities(left: Quantity, right: Quantity) -> Result:
-    if units_clash(left.unit, right.unit):
+    if units_clash(_unit_of(left), _unit_of(right)):
         return False, "a different unit"
     if infinite_sign(left.core) or infinite_sign(right.core):
         same = infinite_sign(left.core) == infinite_sign(right.core)
@@ -62,6 +62,13 @@ def _compare_quantities(left: Quantity, right: Quantity) -> Result:
     if left.scale != 1 or right.scale != 1:
         nodes = _scaled(nodes[0], left.scale), _scaled(nodes[1], right.scale)
     return compare_nodes(*nodes)
+
+
+def _unit_of(quantity: Quantity) -> str:
+    """A share of a whole is no length: 5% is not 5 km."""
+    if quantity.unit:
+        return quantity.unit
+    return "%" if quantity.core.endswith("%") else ""
 
 
 def _scaled(node: Node, scale: int) -> Node:
