@@ -85,14 +85,22 @@ def _render_seeds(measured: Path, main: str) -> list[str]:
     ]
 
 
+SIDES = {
+    "ours": "ours, in process",
+    "vllm": "vLLM, its start left out",
+    "static": "`generate` with a static cache",
+    "compiled": "the same with torch.compile",
+}
+
+
 def _render_speed(measured: Path) -> list[str]:
     """One line a tier whose sampling was measured beside its peers."""
     lines = []
-    for path in sorted(measured.parent.glob("*/bench_sampling.json")):
+    for path in sorted(measured.parent.glob("*/bench_sampling*.json")):
         found = read_json(path)
         sides = [
             f"{label} {found[f'{name} over plain by wall_s']:.1f}"
-            for name, label in (("ours", "in process"), ("vllm", "vLLM"))
+            for name, label in SIDES.items()
             if f"{name} over plain by wall_s" in found
         ]
         lines.append(

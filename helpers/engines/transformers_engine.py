@@ -10,6 +10,9 @@ a position, and turned into a token by inverting the distribution's CDF. So a
 sample does not depend on its batch or on resuming (up to rounding: matrix
 products of another shape may differ in the last bit, which in 16-bit
 precision now and then changes a token).
+
+The cache is dynamic: a static one, and ``torch.compile``, were measured on a
+CPU (tests/benchmarks/bench_sampling.py --static) and brought nothing there.
 """
 
 from __future__ import annotations

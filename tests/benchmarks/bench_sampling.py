@@ -8,8 +8,10 @@ number of responses from the same model with the same settings; a token is
 counted when it belongs to a response (end token included, padding not). The
 rounds alternate, because another program on the machine would otherwise slow
 only one side. ``--vllm`` adds a vLLM server (the command is that of the
-recipe or of MATHSLM_VLLM); its start is timed apart. Tokens per second are
-given by wall clock, and for what runs in this process by CPU time too.
+recipe or of MATHSLM_VLLM); its start is timed apart. ``--static`` adds plain
+``generate`` with a static cache, without and with ``torch.compile``; the
+compilation is timed apart too. Tokens per second are given by wall clock,
+and for what runs in this process by CPU time too.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import CompileConfig
 
 from helpers.engines import SampleRequest, open_engine
 from helpers.engines.transformers_engine import TransformersEngine
@@ -35,7 +38,13 @@ from helpers.runs import describe_machine
 from helpers.sampling import make_requests
 
 
-def run_plain(model, tokenizer, requests: list[SampleRequest], batch: int):
+def run_plain(
+    model,
+    tokenizer,
+    requests: list[SampleRequest],
+    batch: int,
+    **settings: Any,
+) -> int:
     """Tokens drawn by ``generate`` in fixed batches, in order."""
     end, tokens = tokenizer.eos_token_id, 0
     for start in range(0, len(requests), batch):
@@ -56,6 +65,7 @@ def run_plain(model, tokenizer, requests: list[SampleRequest], batch: int):
                 top_k=0,
                 max_new_tokens=part[0].max_new_tokens,
                 pad_token_id=tokenizer.pad_token_id,
+                **settings,
             )
         new = ids[:, encoded["input_ids"].shape[1] :]
         before_end = (new == end).int().cumsum(1) == 0
@@ -67,6 +77,20 @@ def run_plain(model, tokenizer, requests: list[SampleRequest], batch: int):
 def run_engine(engine, requests: list[SampleRequest]) -> int:
     """Tokens drawn by an engine that is open."""
     return sum(text.tokens for text in engine.sample(requests))
+
+
+def build_static(run: Callable[..., int]) -> dict[str, Callable[..., int]]:
+    """Plain generate with a static cache, not compiled and compiled."""
+    compiler = CompileConfig(mode="default")
+    compiler._compile_all_devices = True  # transformers compiles on GPU only
+    return {
+        "static": partial(
+            run, cache_implementation="static", disable_compile=True
+        ),
+        "compiled": partial(
+            run, cache_implementation="static", compile_config=compiler
+        ),
+    }
 
 
 def measure(run) -> dict[str, float]:
@@ -106,6 +130,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--problems", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--vllm", action="store_true")
+    parser.add_argument("--static", action="store_true")
     parser.add_argument("--max-new-tokens", type=int)
     parser.add_argument("--batch", type=int, help="default: the recipe's")
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"))
@@ -158,10 +183,11 @@ def main() -> None:
     model, tokenizer = load_model(recipe)
     requests = build_requests(recipe, tokenizer, options)
     ours = TransformersEngine(model, tokenizer, max_batch_size=batch)
-    few, seconds, said = requests[:8], None, None
+    plain = partial(run_plain, model, tokenizer, batch=batch)
+    seconds, said, compile_s = None, None, None
     with ExitStack() as stack:
         sides: dict[str, Callable[[list[SampleRequest]], int]] = {
-            "plain": lambda r: run_plain(model, tokenizer, r, batch),
+            "plain": plain,
             "ours": lambda r: run_engine(ours, r),
         }
         if options.vllm:
@@ -169,7 +195,11 @@ def main() -> None:
             said = server.describe()
             sides["vllm"] = lambda r: run_engine(server, r)
         for run in sides.values():
-            run(few)  # warm up
+            run(requests[:8])  # warm up
+        if options.static:
+            more = build_static(plain)
+            compile_s = measure(lambda: more["compiled"](requests[:batch]))
+            sides |= more
         rounds = run_rounds(
             {name: partial(run, requests) for name, run in sides.items()},
             options.rounds,
@@ -182,6 +212,7 @@ def main() -> None:
         "dtype": recipe.model.dtype,
         "threads": torch.get_num_threads(),
         "vllm_start_s": seconds,
+        "compile_s": compile_s and compile_s["wall_s"],
         "vllm": said,
         "manifest": describe_machine(recipe),
     }
