@@ -86,6 +86,72 @@ class Mutant:
         return f"{self.site.module.rsplit('.', 1)[-1]}.py:{self.site.line}"
 
 
+class Tagged(str):
+    """A regular expression that knows the site it stands at."""
+
+    number: int
+
+
+class Heard:
+    """A compiled pattern that writes down what it is asked.
+
+    A mutant of the pattern can only change the cases in which its answers
+    differ, and those are found without running them.
+    """
+
+    def __init__(self, board: Switchboard, text: Any, flags: int = 0):
+        self._board, self._compiled = board, re.compile(text, flags)
+        self._number = getattr(text, "number", None)
+
+    def __getattr__(self, name: str) -> Any:
+        inner = getattr(self._compiled, name)
+        if self._number is None or name not in _PATTERN_USERS:
+            return inner
+
+        def ask(*args: Any, **named: Any) -> Any:
+            if self._board.recording:
+                text, *span = args[1:2] if name == "sub" else args
+                way = name if name in ("match", "fullmatch") else "finditer"
+                key = way, text, *(span if name != "split" else ())
+                asked = self._board.asked.setdefault(self._number, {})
+                asked.setdefault(key, set()).add(self._board.case)
+                self._board.flags[self._number] = self._compiled.flags
+            return inner(*args, **named)
+
+        return ask
+
+
+class HeardRe:
+    """Stands for the module ``re`` while the cases are recorded."""
+
+    def __init__(self, board: Switchboard):
+        self._board = board
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "compile":
+            return lambda text, flags=0: Heard(self._board, text, flags)
+        if name not in _PATTERN_USERS:
+            return getattr(re, name)
+
+        def ask(text: Any, *args: Any, flags: int = 0) -> Any:
+            # re.search(pattern, text, flags), re.sub(pattern, new, text)
+            rest = args if name in ("sub", "split") else args[:1]
+            if name not in ("sub", "split") and len(args) > 1:
+                flags = args[1]
+            return getattr(Heard(self._board, text, flags), name)(*rest)
+
+        return ask
+
+
+def answers(compiled: re.Pattern[str], key: tuple[Any, ...]) -> Any:
+    """Return all that a pattern finds when asked what ``key`` says."""
+    way, *args = key
+    found = getattr(compiled, way)(*args)
+    if way == "finditer":
+        return [(m.span(), m.groups()) for m in found]
+    return found and (found.span(), found.groups())
+
+
 class Switchboard:
     """What the instrumented modules call; one mutant at most is active."""
 
@@ -95,6 +161,9 @@ class Switchboard:
         self.recording = False
         self.seen: set[tuple[int, Any]] = set()
         self.strings: dict[int, str] = {}
+        self.listening, self.case = False, -1
+        self.asked: dict[int, dict[tuple[Any, ...], set[int]]] = {}
+        self.flags: dict[int, int] = {}
 
     def test(self, number: int, value: Any) -> Any:
         """Let a condition through, or force it."""
@@ -124,6 +193,9 @@ class Switchboard:
         self.strings[number] = text
         if self.recording:
             self.seen.add((number, None))
+        if self.listening:
+            text = Tagged(text)
+            text.number = number
         return text
 
     def method(self, number: int, subject: Any, name: str, *args: Any) -> Any:
@@ -614,6 +686,15 @@ class Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Run the instrumented code in the new module."""
         setattr(module, NAME, self.board)
+        if self.board.listening:
+            heard = HeardRe(self.board)
+
+            def find(name: str, *args: Any) -> Any:
+                return heard if name == "re" else __import__(name, *args)
+
+            module.__dict__["__builtins__"] = {
+                **vars(builtins), "__import__": find,
+            }  # fmt: skip
         exec(self.codes[module.__name__][0], module.__dict__)
 
     def load(self) -> ModuleType:

@@ -39,10 +39,13 @@ POLICY: dict[str, str] = {
     "never converted: 5 m is neither 5 cm nor 500 cm",
     "percent": "p% equals p/100; it equals a bare p only for |p| >= 1",
     "degrees": "30 degrees equals a bare 30 and pi/6",
+    "angles": "30 degrees is neither 30 radians nor 30 cm",
     "order": "free in {sets} and bare lists, fixed in (tuples) and matrices",
     "connectors": "and, or and commas may list the values of one variable; "
     "x = 1 or y = 2 is not x = 1 and y = 2",
     "brackets": "[0,1) is not (0,1); a bare list equals a tuple in order",
+    "several values": "x = 1, x = 2 is a list of values, never (1, 2)",
+    "points": "P(1,2) is (1,2) beside a tuple, and a number else",
     "intervals": "an interval equals the inequality it solves",
     "assignments": "x = 5 equals 5; x = 1, y = 2 equals (1, 2)",
     "definitions": "y = 2x+1 and f(x) = 2x+1 equal a bare 2x+1",
@@ -50,7 +53,8 @@ POLICY: dict[str, str] = {
     "unsolved": "an equation still to be solved is not its solution: "
     "3x = 6 is not x = 2; an expression equals its value: 3*4 is 12",
     "open references": "a reference left open, x^2 > 4, is met by its whole "
-    "solution with its variable; a part of it is not enough",
+    "solution with its variable, x^2 = 4 also by the bare list 2, -2; a part "
+    "of it is not enough",
     "congruences": "modulo the same number; without the modulus not equal",
     "free whole numbers": "k in pi/4 + k*pi may have any name, with or "
     "without the words that say what k is",
@@ -68,6 +72,8 @@ POLICY: dict[str, str] = {
     "bases": "52_8 equals only 52_8, not 52, 52_7 or 42",
     "thousands": "1,234 and 1 234 are numbers; groups must have three digits",
     "several answers": "never equal to one of them: 5 or 7 is not 5",
+    "hedges": "42 or 43 offers two answers and is none; 42 but not 43 "
+    "commits itself to 42; if the answer is 42 commits itself to nothing",
     "approximation": "what follows an approximation sign is ignored",
     "prose": "sentences are compared as text, without case or final dot",
     "unfinished": "an empty or unclosed last box, or reasoning without "

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-_OPENERS = {"(": ")", "[": "]", "{": "}", r"\lbr": r"\rbr"}
+_CLOSERS = {"(": ")]", "[": ")]", r"\lbr": (r"\rbr",)}
 
 
 _STEP = re.compile(
-    r"\\lbr\b|\\rbr\b|\\begin ?\{(\w+)\}|\\end ?\{(\w+)\}|\\[a-zA-Z]+|"
+    r"\\begin ?\{(\w+)\}|\\end ?\{(\w+)\}|\\[a-zA-Z]+|"
     r"(?<![A-Za-z\\])(?:and|or)(?![a-z])|⟦[^⟧]*⟧|.",
     re.S,
 )
@@ -67,18 +67,13 @@ def split_list(text: str, grouped: bool = True) -> tuple[list[str], list[str]]:
 
 def outer_brackets(text: str) -> tuple[str, str, str] | None:
     """Return (opener, inside, closer) when one pair encloses everything."""
-    pieces = scan(text)
-    if len(pieces) < 2:
-        return None
-    first, last = pieces[0][0], pieces[-1][0]
-    if first not in _OPENERS or last not in _OPENERS.values():
-        return None
-    if any(depth == 0 for _, depth in pieces[1:-1]):
-        return None
-    round_or_square = first in "([" and last in ")]"
-    if not round_or_square and _OPENERS[first] != last:
-        return None
-    return first, "".join(p for p, _ in pieces[1:-1]).strip(), last
+    match scan(text):
+        case [(first, _), *inner, (last, _)]:
+            inside = "".join(piece for piece, _ in inner).strip()
+            closed = last in _CLOSERS.get(first, ())
+            if closed and all(depth for _, depth in inner):
+                return first, inside, last
+    return None
 
 
 def strip_doubled(text: str) -> str:
@@ -90,15 +85,13 @@ def strip_doubled(text: str) -> str:
         return text
     closes: dict[int, int] = {}
     stack: list[int] = []
-    escaped = False
     for i, char in enumerate(text):
-        if char in "({" and not escaped:
+        if char in "({":
             stack.append(i)
-        elif char in ")}" and not escaped and stack:
+        elif char in ")}" and stack:
             closes[stack.pop()] = i
-        escaped = char == "\\" and not escaped
     i, j = 0, len(text) - 1
-    while i < j and closes.get(i) == j:
+    while closes.get(i) == j:
         inner = i + 1
         while text[inner] == " ":
             inner += 1

@@ -20,8 +20,13 @@ from helpers.grading.relations import (
 )
 from helpers.grading.satisfy import solves
 from helpers.grading.scalars import compare_scalars
-from helpers.grading.solutions import is_bounds, same_pieces, to_pieces
-from helpers.grading.structure import Value
+from helpers.grading.solutions import (
+    has_one_variable,
+    is_bounds,
+    same_pieces,
+    to_pieces,
+)
+from helpers.grading.structure import Value, parse_value
 
 Result = tuple[bool | None, str]
 MAX_MATCH = 60
@@ -42,6 +47,8 @@ def compare_values(gold: Value, predicted: Value, depth: int = 0) -> Result:
     if kinds == {"relation"}:
         result = compare_relations(gold, predicted, compare_values)
         return _or_solved(gold, predicted, result)
+    if "matrix" in kinds and "relation" not in kinds:
+        return _compare_matrices(gold, predicted, depth)
     if (
         kinds & _SET_KINDS
         or ("relation" in kinds and kinds & {"tuple", "set"})
@@ -55,8 +62,6 @@ def compare_values(gold: Value, predicted: Value, depth: int = 0) -> Result:
         return _or_solved(gold, predicted, result)
     if "ratio" in kinds:
         return _compare_ratios(gold, predicted, depth)
-    if "matrix" in kinds:
-        return _compare_matrices(gold, predicted, depth)
     return _compare_collections(gold, predicted, depth)
 
 
@@ -82,46 +87,39 @@ def _one_name(gold: Value, predicted: Value) -> bool:
     letters = set(
         re.findall(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])", gold.text)
     )
-    return bool(predicted.kind != "scalar" and named <= letters)
+    return named <= letters
 
 
 def _is_range(value: Value) -> bool:
     """Say whether a list is ``x > a and x < b``."""
-    return (
-        value.kind == "list"
-        and (value.marks == ["and"] or is_bounds(value))
-        and to_pieces(value) is not None
-    )
+    both = value.marks == ["and"] or is_bounds(value)
+    return both and to_pieces(value) is not None
 
 
 def _compare_solutions(gold: Value, predicted: Value) -> Result | None:
-    if {gold.kind, predicted.kind} == {"tuple"}:
-        return None
     one, two = to_pieces(gold), to_pieces(predicted)
     if one is None or two is None:
         if "relation" in (gold.kind, predicted.kind):
             return None
         single = {gold.kind, predicted.kind} & {"scalar", "list", "set"}
-        both_sets = {gold.kind, predicted.kind} <= _SET_KINDS
-        if gold.kind == predicted.kind and gold.kind in ("union", "overlap"):
+        if (
+            gold.kind == predicted.kind
+            and gold.kind in ("union", "overlap")
+            and _name_alike([*gold.items, *predicted.items])
+        ):
             if _any_order(gold.items, predicted.items, 1, False)[0]:
                 return True, "set"
-        if single and not both_sets and "minus" not in (
-            gold.kind, predicted.kind
-        ):  # fmt: skip
-            return _interval_as_tuple(gold, predicted)
+        if single and "minus" not in (gold.kind, predicted.kind):
+            return False, "a different form"
         return None, "set"
     same = same_pieces(one, two)
     return same, "set" if same else "different set"
 
 
-def _interval_as_tuple(gold: Value, predicted: Value) -> Result | None:
-    """An answer like (0, oo) against a bare list, or a set against R."""
-    if "scalar" in (gold.kind, predicted.kind):
-        scalar = gold if gold.kind == "scalar" else predicted
-        readable = re.search(r"\d|\\infty|^[A-Za-z]$", scalar.text)
-        return (False, "a set and a number") if readable else (None, "set")
-    return False, "a different form"
+def _name_alike(items: list[Value]) -> bool:
+    """Say whether x and y cannot be taken for each other."""
+    named = all(v.kind == "relation" for v in items)
+    return named or has_one_variable(items)
 
 
 def _compare_with_relation(
@@ -142,23 +140,20 @@ def _compare_ratios(gold: Value, predicted: Value, depth: int) -> Result:
     if left is not None and right is not None:
         return compare_scalars(left, right)
     if gold.kind == predicted.kind and len(gold.items) == len(predicted.items):
-        same = _in_order(gold.items, predicted.items, depth)
-        return same if same[0] else _in_proportion(gold, predicted)
+        return _in_proportion(gold, predicted)
     return False, "a different form"
 
 
 def _in_proportion(gold: Value, predicted: Value) -> Result:
     """Compare 1:2:3 with 2:4:6, each part against the first one."""
-    unknown = False
     for one, two in zip(gold.items[1:], predicted.items[1:], strict=True):
         same, _ = compare_scalars(
             f"({one.text})*({predicted.items[0].text})",
             f"({two.text})*({gold.items[0].text})",
         )
-        if same is False:
+        if not same:
             return False, "different parts"
-        unknown |= same is None
-    return (None, "") if unknown else (True, "ratio")
+    return True, "ratio"
 
 
 def _as_quotient(value: Value) -> str | None:
@@ -190,8 +185,6 @@ def _compare_matrices(gold: Value, predicted: Value, depth: int) -> Result:
 def _as_rows(value: Value) -> list[Value] | None:
     """Read a tuple as a column and a list of lists as a matrix."""
     if value.kind == "matrix":
-        if all(len(row.items) == 1 for row in value.items):
-            return value.items
         if len(value.items) == 1:
             return [Value("tuple", "", [c]) for c in value.items[0].items]
         return value.items
@@ -228,10 +221,16 @@ def _compare_collections(gold: Value, predicted: Value, depth: int) -> Result:
             other = predicted if lone is gold else gold
             if len(_parts(other)) == 1 and other.kind == "set":
                 return compare_values(lone, other.items[0], depth + 1)
+            # P(5,2) is a number, but beside (1,2), P(1,2) is a point.
+            if found := re.fullmatch(r"[A-Z]\s*(\(.*\))", other.text):
+                point = parse_value(found[1])
+                return compare_values(lone, point, depth + 1)
             return False, "a different form"
         nested = [any(v.kind == "tuple" for v in p) for p in (left, right)]
         if kinds == {"tuple", "list"} and nested[0] != nested[1]:
             return False, "a different form"
+        if _are_choices(gold) or _are_choices(predicted):
+            return False, "several values are no tuple"
         return _in_order(left, right, depth)
     if len(right) < len(left) and "set" not in kinds:
         return False, "a different number of answers"
@@ -258,6 +257,14 @@ def _connectors_clash(gold: Value, predicted: Value) -> bool:
     return len(names) > 1
 
 
+def _are_choices(value: Value) -> bool:
+    """Say whether a list has several values of one thing: x = 1, x = 2."""
+    names = [
+        canonical(v.items[0].text) for v in value.items if v.kind == "relation"
+    ]
+    return value.marks == ["or"] or len(names) > len(set(names))
+
+
 def _parts(value: Value) -> list[Value]:
     return [value] if value.kind == "scalar" else value.items
 
@@ -265,11 +272,7 @@ def _parts(value: Value) -> list[Value]:
 def _assignment(gold: Value, predicted: Value, depth: int) -> Result | None:
     """Compare ``x = 1, y = 2`` with ``(1, 2)``: values in named order."""
     lists = [_parts(gold), _parts(predicted)]
-    named = [
-        len(items) > 1
-        and all(v.kind == "relation" and v.marks == ["="] for v in items)
-        for items in lists
-    ]
+    named = [all(v.marks == ["="] for v in items) for items in lists]
     if named[0] == named[1]:
         return None
     items = lists[0] if named[0] else lists[1]
@@ -283,8 +286,7 @@ def _assignment(gold: Value, predicted: Value, depth: int) -> Result | None:
         orders = [items]
     other = lists[1] if named[0] else lists[0]
     for order in orders:
-        values = [definition_value(v) or v for v in order]
-        pair = (values, other) if named[0] else (other, values)
+        pair = (order, other) if named[0] else (other, order)
         same, _ = _in_order(*pair, depth)
         if same:
             return True, "values in order"
@@ -313,7 +315,7 @@ def _any_order(
         )
     else:
         done = _pair_up(table)
-    if done and left and right:
+    if done and left:
         return True, "set"
     return (None, "") if unknown else (False, "different set")
 

@@ -22,8 +22,7 @@ from helpers.grading.units import split_quantities
 MAX_SHAPED = 8_000
 MAX_NESTING = 60
 _SYMPY_COMMANDS = {
-    "sum", "prod", "int", "lim", "begin", "det", "bmod", "modulo", "mod",
-    "partial", "subset", "prime", "bar", "hat",
+    "sum", "prod", "int", "lim", "begin",
 }  # fmt: skip
 _LETTER = re.compile(r"\(?([A-J])\)?")
 _OPTION = re.compile(r"^(?:the )?(?:option|choice|answer)\b[ :]*", re.I)
@@ -49,7 +48,7 @@ def judge(predicted: str, gold: str) -> Verdict:
     left, right = note("cleaned", (clean(gold), clean(predicted)))
     if not right:
         return Verdict(False, "no answer found")
-    same = canonical(left) == canonical(right) and bool(canonical(left))
+    same = canonical(left) == canonical(right)
     if note("same string after cleaning", same):
         return Verdict(True, "exact string")
     one, two = note("numbers", (parse_number(left), parse_number(right)))
@@ -100,7 +99,7 @@ def _compare_choice(left: str, right: str) -> Verdict | None:
     one, two = (_OPTION.sub("", _unmark(t)) for t in (left, right))
     if re.fullmatch(r"\([a-j]\)", two) or re.fullmatch(r"\([A-J]\)", one):
         two = two.upper() if len(two) < 4 else two
-    if _LETTER.fullmatch(two) and not _LETTER.fullmatch(one):
+    if not _LETTER.fullmatch(one):
         one, two = two, one  # the reference has the text of the choice too
     letter = _LETTER.fullmatch(one)
     if letter is None:
@@ -132,11 +131,7 @@ def _same_word(left: str, right: str) -> bool:
     """Say whether two words differ only by a capital letter: Yes, yes."""
     one, two = _unmark(left), _unmark(right)
     word = r"[A-Za-z][a-z]{2,}|[Nn]o"
-    if {one, two} in ({"T", "True"}, {"F", "False"}):
-        return True
-    if not re.fullmatch(word, one) or not re.fullmatch(word, two):
-        return False
-    return one[1:] == two[1:] and one.lower() == two.lower()
+    return bool(re.fullmatch(word, one)) and one.lower() == two.lower()
 
 
 def _unmark(text: str) -> str:
@@ -167,7 +162,7 @@ def _judge_shapes(left: str, right: str) -> Verdict:
             )
             if correct:
                 return Verdict(True, reason)
-            if first is None or (correct is None and first.correct is False):
+            if first is None or correct is None:
                 first = Verdict(correct, reason)
     if out_of_time():
         return Verdict(False, "deadline: comparing took too long")
@@ -188,11 +183,12 @@ def _worth_asking(left: str, right: str) -> bool:
     only cost a deadline.
     """
     both = f"{left} | {right}"
-    if re.search(r"\d \d|\\[bp]?mod *(?:\||$)", both) or OPEN in both:
+    apart = r"(?<![_^\d])\d+ \d|\\[bp]?mod *(?:\||$)"
+    if re.search(apart, both):
         return False
     plain = re.sub(r"\\(?:begin|end) ?\{\w+\}|\\[a-zA-Z]+", " ", both)
     if re.search(r"[A-Za-z]{3}|[^\x00-\x7f]", plain):
-        return bool(re.search(r"(?:sqrt|exp|log|sin|cos|tan)\b", plain))
+        return False
     # What our reader knows and cannot settle, sympy cannot settle in time.
     return bool(set(re.findall(r"\\([a-zA-Z]+)", both)) & _SYMPY_COMMANDS)
 
@@ -213,7 +209,4 @@ def _readings(text: str) -> list[Value]:
 def _for_sympy(text: str) -> str:
     """Write the cleaned form as LaTeX again."""
     text = re.sub(r"(\\[a-zA-Z]+) (?=[^a-zA-Z])", r"\1", text)
-    text = text.replace(OPEN, r"\text{").replace(CLOSE, "}")
-    text = text.replace(r"\lbr", r"\{").replace(r"\rbr", r"\}")
-    text = text.replace(r"\modulo", r"\pmod")
-    return text.replace("*", r"\cdot ").replace("%", r"\%")
+    return text.replace(r"\lbr", r"\{").replace(r"\rbr", r"\}")

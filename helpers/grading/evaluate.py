@@ -25,6 +25,7 @@ MAX_LOG2 = 1_000_000
 MAX_STEPS = 20_000
 DIGITS_A_STEP = 50
 BUDGET_S = 0.4  # ten times what the slowest labelled case needs
+MAX_ROOT_BITS = 2_000
 MAX_ROOT = 9  # larger denominators come from probe points, not roots
 _LOCAL = threading.local()
 
@@ -70,7 +71,6 @@ class Settings:
         complex_ok: whether values may leave the real line.
         degree_unit: what one degree is outside of sin, cos, tan …
         log_base: the base of a bare ``log``.
-        sign: which sign ``\\pm`` takes.
         span: largest ratio (in digits) between terms that were added.
     """
 
@@ -78,7 +78,6 @@ class Settings:
     complex_ok: bool = False
     radians: bool = False
     decimal_log: bool = False
-    sign: int = 1
     span: float = 0.0
     steps: int = field(default=0, repr=False)
 
@@ -112,7 +111,7 @@ class Evaluator:
                 raise OutOfDomain("not real")
         if not self.mp.isfinite(result):
             raise OutOfDomain("not finite")
-        if result and self.mp.mag(result) > MAX_LOG2:
+        if self.mp.mag(result) > MAX_LOG2:
             raise TooLarge("too large")
         return result
 
@@ -169,15 +168,11 @@ class Evaluator:
     def _neg(self, node: Node) -> Any:
         return -self.value(node[1])
 
-    def _pm(self, node: Node) -> Any:
-        other = self.value(node[2]) * self.settings.sign
-        return self.total([self.value(node[1]), other])
-
     def _div(self, node: Node) -> Any:
         top, low = self.value(node[1]), self.value(node[2])
         if not low:
             raise OutOfDomain("division by zero")
-        if isinstance(top, Fraction) and isinstance(low, Fraction):
+        if isinstance(low, Fraction):
             return self.multiply(top, 1 / low)
         return self.inexact(top) / self.inexact(low)
 
@@ -202,6 +197,9 @@ class Evaluator:
             if self.has_odd_root(base, exponent):
                 size = self.power(-base, exponent)
                 return -size if exponent.numerator % 2 else size
+            root = exact_root(base, exponent.denominator)
+            if root is not None:
+                return self.integer_power(root, exponent.numerator)
         return self.general_power(base, exponent)
 
     def has_odd_root(self, base: Any, exponent: Fraction) -> bool:
@@ -255,13 +253,36 @@ class Evaluator:
 
     def check_argument(self, value: Any) -> None:
         """Refuse arguments whose sine would need thousands of digits."""
-        if value and self.mp.mag(value) > 4_000:
+        if self.mp.mag(value) > 4_000:
             raise TooLarge("huge argument")
 
     def _call(self, node: Node) -> Any:
         from helpers.grading.functions import call
 
         return call(self, node[1], node[2])
+
+
+def exact_root(value: Any, index: int) -> Fraction | None:
+    """Return the root of a positive fraction when it is one, else None."""
+    if not isinstance(value, Fraction) or value < 0 or index > MAX_ROOT:
+        return None
+    if _bits(value) > MAX_ROOT_BITS:
+        return None
+    parts = [_whole_root(n, index) for n in value.as_integer_ratio()]
+    root = Fraction(*parts)
+    return root if root**index == value else None
+
+
+def _whole_root(value: int, index: int) -> int:
+    """Return the whole part of a root (Newton's method, from above)."""
+    if index == 2:
+        return math.isqrt(value)
+    root = 1 << -(-value.bit_length() // index)
+    while (
+        lower := ((index - 1) * root + value // root ** (index - 1)) // index
+    ) < root:
+        root = lower
+    return root
 
 
 def _bits(value: Fraction) -> int:

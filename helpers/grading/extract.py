@@ -30,6 +30,7 @@ _JOINED = re.compile(
     r"[\s$.]*(?:\\\]|\\\)|,|\\quad|\\qquad|\\text\s*\{\s*|and|or|\}|\\,|&|\\;"
     r"|\s|\$|\\\[|\\\()*"
 )
+_NAMED = re.compile(r"([A-Za-z])(?:_\{?\w+\}?)?\s*=\s*$")
 _STOP_TOKEN = re.compile(
     r"<\|[^|<>]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</s>|I hope it is correct"
 )
@@ -42,7 +43,7 @@ _PHRASES = re.compile(
     r"(?:(?:final\s+answer(?:\s+is)?|(?:correct\s+)?answer\s+(?:is|equals)"
     r"|answer|答案是|(?:option|choice|result)\s+is|答案|(?:^|\n)[ \t]*A(?=:))"
     r"\s*(?:\*\*|__)?\s*(?P<mark>[:：]|(?<=is)|(?<=equals)|(?<=是)|"
-    r"(?<=nal answer)\n|(?<=nal Answer)\n|(?<=nal Answer\*\*)\n)"
+    r"(?<=nal answer)\n|(?<=nal answer\*\*)\n)"
     r"|(?:\bans(?:wer)?\b\s*[.=:]|\bresult\s*:|[\"']\w*answer[\"']\s*:)"
     r"|\banswer\s+(?:would|should|must)\s+be\b|\banswer\s+comes\s+out\s+to\b"
     r"|\banswer\s+of\b(?=[\s$\\(]*[-−]?\d)"
@@ -56,7 +57,7 @@ _PHRASES = re.compile(
 )
 # Every phrase has one of these, in small letters.
 _HINTS = (
-    "ans", "option", "choice", "result", "a:", "a：", "答",
+    "ans", "option", "choice", "result", "a:", "答",
     "답", "ответ", "réponse", "respuesta", "resposta", "risposta",
     "antwo", "odpowiedź", "svaret", "cevap",
 )  # fmt: skip
@@ -64,11 +65,12 @@ _SUPPOSED = re.compile(
     r"\b(?:suppose|assum\w+|if|whether|guess\w*|say|imagine)\b[^.\n]{0,20}$",
     re.I,
 )
+_CLAUSE = re.compile(r"^(?:[^\n.,;]|[.,](?=\d))*")
 _SPOKEN = re.compile(
     r"^(?:(?:i think |i believe )?(?:it|that)(?:['’]s| is)|(?:i|we) get)\s+",
     re.I,
 )
-_BOLD_START = re.compile(r"\*\*([^*\n]+)\*\*([^\n]{0,60})")
+_BOLD_START = re.compile(r"\*\*([^*\n]*[^*\s])\*\*([^\n]{0,60})")
 # What only explains or doubts the value, and names no other value.
 _AFTERTHOUGHT = re.compile(
     r"\s*(?:\((?:since|because|as|from|i\.e|e\.g|which)\b[^()]*\)"
@@ -80,7 +82,8 @@ _DECIMAL_COMMA = re.compile(
     r"(?<![\d.,])(\d{1,3}(?:\.\d{3})+|\d+),(\d{1,2}|\d{4,})(?![\d,])"
 )
 _FENCED = re.compile(
-    r"```\w*\s*([^`]*?)\s*```|`([^`]*)`|\*\*([^*]*)\*\*|\"([^\"]*)\"|'([^']*)'"
+    r"```(?:\w*[ \t]*\n)?\s*([^`]*?)\s*```|`([^`]*)`|\*\*([^*]*)\*\*"
+    r"|\"([^\"]*)\"|'([^']*)'"
 )
 _OPENED = re.compile(r"(?:[*_]{2})?(\\\[|\$\$|\\\(|\$(?=[^$\n]*\$))")
 _LEAD = re.compile(
@@ -160,6 +163,10 @@ def _join_boxes(text: str, boxes: list[tuple[int, int, str | None]]) -> str:
     parts = [boxes[-1][2] or ""]
     for before, after in zip(boxes[-2::-1], boxes[:0:-1], strict=False):
         between = text[before[1] : after[0]]
+        if name := _NAMED.search(between):  # x = [1] and x = [2]
+            earlier = _NAMED.search(text[max(0, before[0] - 40) : before[0]])
+            if earlier and earlier[1] == name[1]:
+                between = between[: name.start()]
         linked = re.search(r",|\band\b|\bor\b", between)
         if not linked or not before[2] or not before[2].strip():
             break
@@ -170,10 +177,6 @@ def _join_boxes(text: str, boxes: list[tuple[int, int, str | None]]) -> str:
     if len({p.strip() for p in parts}) == 1:
         return parts[0]
     return ", ".join(parts)
-
-
-def _is_hedge_tail(text: str) -> bool:
-    return re.search(r"\b(?:but|wrong|not|incorrect|unless)\b", text) is None
 
 
 def _first_hint(text: str) -> int:
@@ -194,11 +197,12 @@ def _after_phrase(text: str) -> Extraction | None:
     for phrase in _PHRASES.finditer(
         text, _first_hint(text)
     ):  # the last one counts
-        before = text[max(0, phrase.start() - 40) : phrase.start()]
-        found = found if _SUPPOSED.search(before) else phrase
+        found = found if _is_supposed(text, phrase) else phrase
     if found is None:
         return None
     rest = text[found.end() :].lstrip("} \n\t\r")
+    if found[0].endswith("**") and _BOLD_START.match(f"**{rest}"):
+        rest = f"**{rest}"  # "the answer is **42** apples"
     if not rest:
         return Extraction(None, "nothing follows the answer phrase")
     answer = _sentence_answer(rest)
@@ -207,15 +211,29 @@ def _after_phrase(text: str) -> Extraction | None:
     return Extraction(answer, "answer phrase")
 
 
+def _drop_supposed(text: str) -> str:
+    """Leave out "if the answer is 41": what is supposed is no answer."""
+    kept, position = [], 0
+    for phrase in _PHRASES.finditer(text, _first_hint(text)):
+        if _is_supposed(text, phrase):
+            kept.append(text[position : phrase.start()])
+            position = phrase.end()
+            position += len(_CLAUSE.findall(text[position:])[0])
+    return "".join([*kept, text[position:]])
+
+
+def _is_supposed(text: str, phrase: re.Match[str]) -> bool:
+    before = text[max(0, phrase.start() - 40) : phrase.start()]
+    return bool(_SUPPOSED.search(before))
+
+
 def _point(found: re.Match[str]) -> str:
     return found[1].replace(".", "") + "." + found[2]
 
 
 def _sentence_answer(rest: str) -> str:
     """Return the answer from the words after "the answer is"."""
-    if opened := re.match(
-        r"(?:[*_]{2})?(\\\[|\$\$|\\\(|\$(?=[^$\n]*\$))", rest
-    ):
+    if opened := _OPENED.match(rest):
         closer = {"\\[": "\\]", "\\(": "\\)"}.get(opened[1], opened[1])
         end = rest.find(closer, opened.end())
         if end > 0:
@@ -299,4 +317,4 @@ def find_answer(response: object) -> Extraction:
     text = _last_equation(_SPOKEN.sub("", text.strip()))
     if not note("prose", is_prose(text)):
         return Extraction(text.strip(), "whole response")
-    return last_resort(text)
+    return last_resort(_drop_supposed(text))

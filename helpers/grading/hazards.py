@@ -20,9 +20,7 @@ _NUMERAL = re.compile(r"\d+")
 _EXPONENT = re.compile(r"\^\s*\{?\s*-?\s*\(?\s*-?(\d+)")
 _FACTORIAL = re.compile(r"(\d+)\s*[})]*\s*!")
 _SUM_POWER = re.compile(r"\)\s*\}?\s*\^\s*\{?\s*(\d+)")
-_UPPER = re.compile(
-    r"\\(?:sum|prod)\b[^=]{0,40}=[^^]{0,40}\^\s*(\{[^}]*\}|\w)"
-)
+_UPPER = re.compile(r"\\(?:sum|prod)\b[^=]{0,40}=[^^]{0,40}\^\s*(\{[^}]*\})")
 _FORBIDDEN = re.compile(r"__|\bimport\b|\blambda\s|\bexec\b|\beval\b|;")
 
 
@@ -71,10 +69,9 @@ def has_tower(text: str) -> bool:
         rest = text[found.end() :]
         if rest[:1] in "{(":
             closer = _group_end(rest)
-            if "^" in rest[:closer] and re.search(r"\d|e|\\pi", rest):
-                inner = rest[1:closer]
-                if re.search(r"[\d)}e]\s*\^\s*[\{(]?\s*[\d(\\]", inner):
-                    return True
+            inner = rest[1:closer]
+            if re.search(r"[\d)}e]\s*\^\s*[\{(]?\s*[\d(\\]", inner):
+                return True
         elif re.match(r"[\w.]+\s*\^", rest):
             return True
     return False

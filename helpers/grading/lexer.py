@@ -31,8 +31,7 @@ FUNCTIONS = {
     "sgn", "gcd", "lcm", "max", "min",
 } | set(ALIASES)  # fmt: skip
 INVERSE = {"sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"}
-CONSTANTS = {"pi": "pi", "infty": "oo", "infinity": "oo", "oo": "oo",
-              "inf": "oo", "Infinity": "oo"}  # fmt: skip
+CONSTANTS = {"pi": "pi", "infty": "oo", "oo": "oo"}
 GREEK = {
     "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta",
     "iota", "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau",
@@ -41,14 +40,12 @@ GREEK = {
 }  # fmt: skip
 # Functions only where a bracket follows: re^{it} is a product.
 WEAK = {
-    "re", "im", "Re", "Im", "arg", "mod", "conj", "comb", "root", "carg",
-    "Arg", "realpart", "imagpart", "conjugate", "nthroot", "nCr", "signum",
+    "re", "im", "Re", "Im", "arg", "mod", "conj", "comb", "carg",
+    "Arg", "nCr",
 }  # fmt: skip
 ACCENTS = {"overline", "hat", "bar", "tilde", "dot", "widetilde"}
 _WORDS = sorted(
-    (FUNCTIONS | set(CONSTANTS) | GREEK)
-    - {"nu", "xi", "mu", "eta", "inf"}
-    - WEAK,
+    (FUNCTIONS | set(CONSTANTS) | GREEK) - {"nu", "xi", "mu", "eta"} - WEAK,
     key=len,
     reverse=True,
 )
@@ -78,7 +75,7 @@ def tokenize(text: str) -> list[tuple[str, str]]:
         kind = found.lastgroup or ""
         if kind == "word":
             tokens.extend(read_word(found[kind], text[position:]))
-        elif kind == "cmd" and found[kind] in ("vert", "lvert", "rvert"):
+        elif (kind, found[kind]) == ("cmd", "vert"):
             tokens.append(("op", "|"))
         else:
             tokens.append((kind, found[kind]))

@@ -16,10 +16,10 @@ _CONNECTIVES = {
     r"\wedge": "and", r"\vee": "or", r"\neg": "not", r"\to": "to",
     r"\Rightarrow": "to", r"\iff": "iff", r"\oplus": "xor", "and": "and",
     "or": "or", "not": "not", "implies": "to", "iff": "iff", "xor": "xor",
-    "~": "not", "!": "not", "&": "and", "&&": "and", "||": "or",
+    "!": "not", "&": "and", "&&": "and", "||": "or",
     "AND": "and", "OR": "or", "NOT": "not", "XOR": "xor",
 }  # fmt: skip
-_TOKEN = re.compile(r"\s*(\\[a-zA-Z]+|[A-Za-z]+|&&|\|\||[()\[\]~!&])\s*", re.S)
+_TOKEN = re.compile(r"\s*(\\[a-zA-Z]+|[A-Za-z]+|&&|\|\||[()\[\]!&])\s*", re.S)
 # From the loosest to the tightest; "to" groups to the right.
 _LEVELS = ("iff", "to", "xor", "or", "and")
 

@@ -62,9 +62,10 @@ def read_date(text: str) -> Date | None:
         r"[a-z]+|\d+", re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", text)
     )
     names = [w for w in words if w.isalpha() and w not in ("of", "the")]
-    numbers = [int(w) for w in words if w.isdigit() and len(w) < 5]
-    if len(names) != 1 or len(names[0]) < 3 or not 1 <= len(numbers) <= 2:
+    digits = [w for w in words if w.isdigit()]
+    if len(names) != 1 or any(len(w) > 4 for w in digits):
         return None
+    numbers = [int(w) for w in digits]
     months = [m for m in _MONTHS if m == names[0] or m[:3] == names[0]]
     days = [n for n in numbers if n <= 31]
     years = [n for n in numbers if n > 31]

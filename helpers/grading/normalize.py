@@ -19,13 +19,13 @@ MAX_LENGTH = 20_000
 
 
 _SYNONYMS = {
-    "leq": "le", "leqslant": "le", "geq": "ge", "geqslant": "ge", "lt": "lt",
+    "leq": "le", "leqslant": "le", "geq": "ge", "geqslant": "ge",
     "neq": "ne", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac",
     "dbinom": "binom", "tbinom": "binom", "times": "cdot", "ast": "cdot",
     "varnothing": "emptyset", "simeq": "approx", "thickapprox": "approx",
     "backslash": "setminus", "smallsetminus": "setminus", "cupdot": "cup",
     "bigcup": "cup", "lvert": "vert", "rvert": "vert", "mid": "vert",
-    "arctg": "arctan", "tg": "tan", "ctg": "cot", "degree": "circ",
+    "arctg": "arctan", "tg": "tan", "ctg": "cot",
     "lbrace": "{", "rbrace": "}",
     "varphi": "phi", "varepsilon": "epsilon", "vartheta": "theta",
     "infin": "infty", "land": "wedge", "lor": "vee", "triangle": "Delta",
@@ -51,7 +51,7 @@ _SPACES = {"quad", "qquad", "enspace", "space", "thinspace", "medspace"}
 _PLAIN_WRAPPERS = {
     "mathbf", "mathit", "mathsf", "mathtt", "mathnormal", "vec", "bf",
     "ensuremath", "mathop", "mathrel", "overrightarrow", "underline", "fbox",
-    "boxed", "framebox", "hbox ",
+    "boxed", "framebox",
 }  # fmt: skip
 _TEXT_WRAPPERS = {
     "text", "textbf", "textit", "textrm", "textnormal", "textsf", "texttt",
@@ -61,7 +61,7 @@ _KNOWN_WORDS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth",
     "asin", "acos", "atan", "arcsin", "arccos", "arctan", "arccot", "ln",
     "log", "exp", "gcd", "lcm", "max", "min", "mod", "sqrt", "pi", "sgn",
-    "arcsec", "arccsc", "arsinh", "arcosh", "artanh", "lg", "deg", "cis",
+    "arcsec", "arccsc", "arsinh", "arcosh", "artanh", "lg", "cis",
     "sech", "csch", "arcsinh", "arccosh", "arctanh", "floor", "ceil", "Re",
     "Im", "arg", "sign",
 }  # fmt: skip
@@ -69,8 +69,14 @@ _UNIT_PRODUCT = re.compile(
     r"\s*[A-Za-z]+(?:\^\{?-?\d\}?)?(?:\s*(?:/|\\cdot|\s)\s*"
     r"[A-Za-z]+(?:\^\{?-?\d\}?)?)+\s*"
 )
-_CONNECTORS = {"and", "or", "if", "for", "where", "when", "only"}
+_CONNECTORS = {"if", "for", "where", "when", "only"}
 _PLAIN_NUMBER = re.compile(r"\s*[-+]?(?:\d[\d,]*)?\.?\d+\.?\s*", re.A)
+# After a number, in every spelling that a degree has.
+_DEGREE = re.compile(
+    r"\^\s*\{\s*\\degree\s*\}|\^?\s*\\degree\b"
+    r"|(?<=\d)\s*\\(?:circ|deg)\b(?!\s*[a-zA-Z(\\])"
+)
+_GROUP = re.compile(r" *\{")
 _COMMAND = re.compile(r"\\([a-zA-Z]+)\*?")
 _TRAILING = " \t\n.,;:。"  # no "!": it is a factorial
 
@@ -111,28 +117,25 @@ def _brace_ends(text: str) -> dict[int, int]:
 
 def _wrapped(text: str, start: int) -> tuple[str, int] | None:
     """Return the ``{...}`` group at or after ``start`` and its end."""
-    while start < len(text) and text[start] == " ":
-        start += 1
-    if start >= len(text) or text[start] != "{":
+    if (found := _GROUP.match(text, start)) is None:
         return None
+    start = found.end() - 1
     end = _brace_ends(text).get(start, -1)
     return (text[start + 1 : end - 1], end) if end > 0 else None
 
 
 def _text_words(content: str) -> str:
     words = content.replace("$", "").replace("{", "").replace("}", "").strip()
-    if not words:
-        return " "
     if words in _KNOWN_WORDS:
         return f"\\{words} "
+    if words == "infinity":
+        return "\\infty "
     if not re.search(r"[^\W\d_]", words):
         return f" {words} "
-    if re.fullmatch(r"[A-Za-z]", words) and words == content:
-        return f"{OPEN}{words}{CLOSE}"
-    if words.lower().strip(" ,") in _CONNECTORS:
+    if words.lower() in _CONNECTORS:
         return f" {words} "
     # A connector inside a text keeps its role: \text{5 or 7}.
-    if re.search(r"\d", words) or re.match(r"(?:and|or)\b", words):
+    if re.search(r"\d", words) or re.match(r"(?:and|or)\b", words, re.I):
         return f" {words} "
     return f"{OPEN}{words}{CLOSE}"
 
@@ -203,14 +206,12 @@ def clean(text: str) -> str:
         text: one answer, LaTeX or plain, at most :data:`MAX_LENGTH` long
             (what is longer is cut, and never equal to anything by value).
     """
-    if _PLAIN_NUMBER.fullmatch(text) and len(text) <= MAX_LENGTH:
-        return text.strip().rstrip(
-            _TRAILING
-        )  # most answers: nothing to rewrite
+    if _PLAIN_NUMBER.fullmatch(text):
+        return text.strip()  # most answers: nothing to rewrite
     text = fold_unicode(text[:MAX_LENGTH])
     if "\\" in text or "{" in text:
         text = _rewrite_latex(text)
-    text = rewrite_plain(text.replace("~", " "))
+    text = rewrite_plain(text).replace("~", " ")
     text = text.replace("\\{", "\\lbr ").replace("\\}", "\\rbr ")
     return tidy(text)
 
@@ -218,16 +219,13 @@ def clean(text: str) -> str:
 def _rewrite_latex(text: str) -> str:
     if "\\begin" not in text:
         text = re.sub(r"\\\\+(?=[a-zA-Z(\[,!;{}])", r"\\", text)
-    text = (
-        text.replace("\\$", f" {DOLLAR}")
-        .replace("\\%", "%")
-        .replace("\\#", "#")
-    )
+    text = text.replace("\\$", f" {DOLLAR}").replace("\\%", "%")
     text = re.sub(r"\\[()\[\]](?!\s*\d+(?:pt|em|ex)\])", " ", text)
-    text = re.sub(r"(?<!\\)\\!\s*", "", text)
-    text = re.sub(r"(?<!\\)\\[,;:> ]|~", " ", text)
-    text = re.sub(r"\{\s*,\s*\}", ",", text)
-    text = text.replace("&=", "=").replace("\\&", " ")
+    text = re.sub(r"\\!\s*", "", text)
+    text = re.sub(r"(?<!\\)\\[,;:> ]", " ", text)
+    text = re.sub(r"\{\s*([,:.])\s*\}", r"\1", text)
+    text = _DEGREE.sub(r"^\\circ ", text)
+    text = text.replace("&=", "=")
     if re.search(r"\\(?:vec|mathbf|overrightarrow)\b", text):
         text = text.replace(r"\times", r"\cross")  # it does not commute
     text = rewrite_commands(text)
@@ -237,9 +235,8 @@ def _rewrite_latex(text: str) -> str:
 
 def tidy(text: str) -> str:
     """Return the text without outer dollars, dots and doubled spaces."""
-    text = re.sub(r"\s+", " ", text)
     text = re.sub(r"\$\$?([^$]*)\$\$?", r" \1 ", text)  # pairs are maths
-    text = re.sub(r" {2,}", " ", text.replace(DOLLAR, "$")).strip()
+    text = re.sub(r"\s+", " ", text.replace(DOLLAR, "$")).strip()
     return text.rstrip(_TRAILING).strip()
 
 

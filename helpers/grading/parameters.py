@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import re
 
-_WHOLE = r"\\mathbb ?\{?Z\}?|Z|\\mathbb ?\{?N\}?|⟦?(?:the )?integers⟧?"
+from helpers.grading.normalize import CLOSE, OPEN
+
 _INDEX = re.compile(r"\\(?:sum|prod) ?_ ?\{? ?([a-z]) ?=")
+_IN = r"\\in\s*(?:\\mathbb ?\{?[ZN]\}?|[ZN]|(?:the )?integers)"
 _CLAUSE = re.compile(
-    r"[\s,;:]*\(?\s*(?:⟦(?:where|for|with|and|for (?:any|all|some|every)"
-    r"(?: integers?)?|for integers?|where)⟧|where|for|with|and)?[\s,]*"
-    r"(?:⟦?(?:any|all|every|some)? ?integers? ?⟧?)?\s*"
-    rf"(?P<name>[a-z])\s*(?:\\in ?(?:{_WHOLE})|⟦?\s*is (?:any|an) integer⟧?"
-    r"|⟦? ?(?:an |any )?integer⟧?)\s*\)?$"
+    r"(?<![-+*/^=<\s])[\s,;:(]*(?:\b(?:where|for|with|and)\b)?\s*"
+    rf"(?:(?:any|all|some|every)\b)?\s*(?:integers?\s+(?P<one>[a-z])\s*(?:{_IN})?"
+    rf"|(?P<two>[a-z])\s*(?:{_IN}|\s(?:is )?(?:an |any )?integer))\s*\)?\s*$"
 )
+_MARKS = str.maketrans({OPEN: " ", CLOSE: " "})
 
 
 def split_parameter(text: str) -> tuple[str, str]:
     """Return an answer without its "k in Z", and the letter k ("" if none)."""
-    found = _CLAUSE.search(text)
-    if found is None or not text[: found.start()].strip():
+    found = _CLAUSE.search(text.translate(_MARKS))
+    if found is None or not found.start():
         return text, ""
-    return text[: found.start()].strip(), found["name"]
+    return text[: found.start()], found["one"] or found["two"]
 
 
 def match_parameters(left: str, right: str) -> tuple[str, str]:

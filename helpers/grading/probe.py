@@ -26,7 +26,7 @@ _BASE = [
     Fraction(37, 23), Fraction(11, 29), Fraction(-13, 17), Fraction(173, 19),
     Fraction(-41, 11), Fraction(5, 31), Fraction(61, 53),
 ]  # fmt: skip
-_WHOLE = [3, 5, 8, 12, 7, 4]
+_WHOLE = range(3, 9)
 NOTHING = object()
 
 
@@ -44,15 +44,14 @@ def make_points(names: set[str]) -> list[dict[str, Fraction]]:
             for i, name in enumerate(ordered)
         }
         points.append(first)
-    for t in (1, 2):
-        points.append(
-            {
-                name: abs(_BASE[(t * 2 + i) % count])
-                * Fraction(103 + 11 * i, 107)
-                for i, name in enumerate(ordered)
-            }
-        )
-    return points
+    positive = [
+        {
+            name: abs(_BASE[(t + i) % count]) * Fraction(103 + 11 * i, 107)
+            for i, name in enumerate(ordered)
+        }
+        for t in range(2, 6, 2)
+    ]
+    return points + positive
 
 
 def whole_points(names: set[str]) -> list[dict[str, Fraction]]:
@@ -160,7 +159,7 @@ def equal_nodes(left: Node, right: Node, **readings: Any) -> bool | None:
 
     Args:
         left, right: expressions from ``reader.read``.
-        readings: fields of :class:`Settings` (sign, radians, decimal_log).
+        readings: fields of :class:`Settings` (radians, decimal_log).
     """
     names = symbols(left) | symbols(right)
     imaginary = any(contains(n, "const", "i") for n in (left, right))

@@ -16,9 +16,7 @@ _VERB = re.compile(
 )
 
 
-_DENIED = re.compile(
-    r"\b(?:not|cannot|never|neither|nor|fails)\b|n['’]t\b|^\s*\?"
-)
+_DENIED = re.compile(r"\b(?:not|cannot|never|neither|nor)\b|n['’]t\b|^\s*\?")
 
 
 _EITHER = re.compile(
@@ -64,7 +62,7 @@ WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 
 MATH_WORDS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "ln", "log", "exp", "sqrt",
-    "pi", "arctan", "arcsin", "arccos", "or", "and", "Eq", "infinity", "oo",
+    "pi", "arctan", "arcsin", "arccos", "or", "and",
 }  # fmt: skip
 
 
@@ -75,14 +73,17 @@ class Extraction(NamedTuple):
     how: str
 
 
+def _plain_words(text: str) -> tuple[str, list[str]]:
+    """Return a text without its \\text{…}, and the words of that."""
+    plain = re.sub(r"\\(?:text\w*|begin|end)\s*\{[^{}]*\}", " ", text)
+    return plain, [w for w in WORD.findall(plain) if w not in MATH_WORDS]
+
+
 def is_prose(text: str) -> bool:
     """Say whether a text has sentences rather than being an answer."""
     if len(text) > MAX_BARE:
         return True
-    plain = re.sub(
-        r"\\(?:text\w*|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+", " ", text
-    )
-    words = [w for w in WORD.findall(plain) if w not in MATH_WORDS]
+    plain, words = _plain_words(text)
     if re.search(r"[^\x00-\u04ff\u2000-\u2bff\uff00-\uffef]{4}", text):
         return True
     if "\n" in text.strip() and words and "\\begin" not in text:
@@ -106,11 +107,8 @@ def is_prose(text: str) -> bool:
 
 
 def has_words(formula: str) -> bool:
-    plain = re.sub(
-        r"\\(?:text\w*|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+", " ", formula
-    )
-    words = [w for w in WORD.findall(plain) if w not in MATH_WORDS]
-    return len([w for w in words if len(w) > 2]) >= 2
+    """Say whether two long words stand outside of \\text{…}."""
+    return len([w for w in _plain_words(formula)[1] if len(w) > 2]) >= 2
 
 
 def last_resort(text: str) -> Extraction:

@@ -47,7 +47,6 @@ class Reader(Atoms):
 
     def sum(self) -> Node:
         """Read terms joined by plus and minus signs."""
-        node = None
         terms: list[Node] = []
         while True:
             kind, text = self.peek()
@@ -55,13 +54,6 @@ class Reader(Atoms):
                 self.at += 1
                 term = self.product()
                 terms.append(("neg", term) if text == "-" else term)
-            elif kind == "cmd" and text in ("pm", "mp"):
-                self.at += 1
-                node = ("add", terms) if terms else ("num", Fraction(0))
-                other = self.product()
-                if text == "mp":
-                    other = ("neg", other)
-                terms = [("pm", node, other)]
             elif not terms:
                 terms.append(self.product())
             else:
@@ -73,13 +65,13 @@ class Reader(Atoms):
         node = self.signed()
         while True:
             kind, text = self.peek()
-            if kind == "op" and text == "*":
+            if text == "*":
                 self.at += 1
                 node = times(node, self.signed())
             elif (kind, text) == ("op", "/") or (kind, text) == ("cmd", "div"):
                 self.at += 1
                 node = ("div", node, self.signed())
-            elif (kind in ("cmd", "name")) and text == "mod":
+            elif text == "mod":
                 self.at += 1
                 node = ("call", "mod", [node, self.signed()])
             elif self.starts_factor():
@@ -176,7 +168,7 @@ class Reader(Atoms):
         if kind == "cmd":
             return self.command(text)
         closer = {"(": ")", "{": "}", "[": "]"}.get(text)
-        if kind == "op" and closer:
+        if closer:
             bars, self.bars = self.bars, 0
             node = self.sum()
             self.expect(closer)

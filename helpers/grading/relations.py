@@ -10,7 +10,12 @@ from helpers.grading.lexer import ReadError
 from helpers.grading.normalize import canonical
 from helpers.grading.probe import equal_nodes, equal_relations
 from helpers.grading.reader import is_readable, read
-from helpers.grading.solutions import Piece, same_pieces, to_pieces
+from helpers.grading.solutions import (
+    Piece,
+    has_one_variable,
+    same_pieces,
+    to_pieces,
+)
 from helpers.grading.structure import Value
 from helpers.grading.tree import Node, symbols
 
@@ -43,7 +48,7 @@ def is_name(text: str) -> bool:
         text = text[1:-1]  # a vector, \vec{v}
     if set(text.lower().split()) & _NO_NAMES:
         return False
-    if text in _CONSTANTS or not text:
+    if text in _CONSTANTS:
         return False
     if _SYMBOL.fullmatch(text):
         return True
@@ -51,42 +56,28 @@ def is_name(text: str) -> bool:
         return bool(found)
     if _OTHER_NAMES.fullmatch(text):
         return True
-    parts = text.split(":")
-    return len(parts) > 1 and all(_SYMBOL.fullmatch(p) for p in parts)
+    return all(_SYMBOL.fullmatch(p) for p in text.split(":"))
 
 
 def definition_value(value: Value) -> Value | None:
     """Return what ``x = 5`` or ``f(x) = 2x`` states, else None."""
-    if value.kind != "relation" or set(value.marks) != {"="}:
+    if set(value.marks) != {"="}:
         return None
     first = value.items[0]
-    if len(value.items) == 2 and _names_only(value.items[1], first):
+    if is_name(value.items[1].text) and not is_name(first.text):
         value = Value("relation", value.text, value.items[::-1], ["="])
         first = value.items[0]
     if first.kind == "tuple":
         plain = all(is_name(v.text) for v in first.items)
-        return value.items[1] if plain and len(value.items) == 2 else None
-    if first.kind != "scalar" or not is_name(first.text):
+        return value.items[1] if plain else None
+    if not is_name(first.text):
         return None
     rest = value.items[1:]
     if len(rest) > 1 and not _all_equal([v.text for v in rest]):
         return None
     last = rest[-1]
     name = canonical(first.text)
-    if last.kind == "scalar" and _uses(name, last.text):
-        return None
-    return (
-        Value("ratio", last.text, last.items)
-        if (last.kind == "ratio")
-        else _reshape(last)
-    )
-
-
-def _names_only(name: Value, other: Value) -> bool:
-    """Say whether ``5 = x`` has its name on the right."""
-    if name.kind != "scalar" or other.kind != "scalar":
-        return False
-    return is_name(name.text) and not is_name(other.text)
+    return None if _uses(name, last.text) else _reshape(last)
 
 
 def _reshape(value: Value) -> Value:
@@ -96,9 +87,7 @@ def _reshape(value: Value) -> Value:
 
 
 def _uses(name: str, text: str) -> bool:
-    """Say whether a one-letter name occurs on the right-hand side."""
-    if not re.fullmatch(r"[A-Za-z]", name):
-        return False
+    """Say whether a name occurs on the right-hand side."""
     try:
         return name in symbols(read(text))
     except ReadError:
@@ -110,9 +99,7 @@ def chain_value(value: Value) -> Value | None:
 
     ``5 = 5`` or ``7 = 5`` is no way to give an answer.
     """
-    if set(value.marks) != {"="} or any(
-        v.kind != "scalar" for v in value.items
-    ):
+    if set(value.marks) != {"="}:
         return None
     texts = [v.text for v in value.items]
     if re.fullmatch(r"[-+$]?[\d.,\s]+%?", texts[0]):
@@ -159,7 +146,7 @@ def compare_relations(
         if (
             left is not None
             and right is not None
-            and _same_variable(gold, predicted)
+            and has_one_variable([gold, predicted])
         ):
             same = same_pieces(left, right)
             if same or (same is False and _constant(left + right)):
@@ -176,8 +163,6 @@ _MODULUS = re.compile(r"^(.*?)\s*\\modulo ?\{?\s*(\w+)\s*\}?$")
 
 def _compare_congruences(gold: Value, predicted: Value) -> Result | None:
     """Compare x = 2 (mod 5) with x = 7 (mod 5): the modulus must agree."""
-    if len(gold.items) != 2 or len(predicted.items) != 2:
-        return None
     ends = [_MODULUS.match(v.items[1].text) for v in (gold, predicted)]
     one, two = ends
     if one is None or two is None:
@@ -201,17 +186,6 @@ def _constant(pieces: list[Piece]) -> bool:
         re.search(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])", _no_commands(e))
         for e in ends
     )
-
-
-def _same_variable(gold: Value, predicted: Value) -> bool:
-    def names(value: Value) -> set[str]:
-        return {
-            canonical(v.text)
-            for v in value.items
-            if not re.search(r"\d", v.text) and is_name(v.text)
-        }
-
-    return bool(names(gold) & names(predicted))
 
 
 def _part_by_part(
@@ -264,7 +238,7 @@ def is_solved(value: Value) -> bool:
     """
     sides = [canonical(v.text).lstrip("-") for v in value.items]
     if len(sides) != 2:
-        return len(sides) == 3 and is_name(sides[1])
+        return is_name(sides[1])
     for name, other in (sides, sides[::-1]):
         if is_name(name) and not re.search(r"[A-Za-z]", _no_commands(other)):
             return True

@@ -43,7 +43,9 @@ def _same_whole(gold: str, predicted: str) -> bool:
 
 
 def _compare_quantities(left: Quantity, right: Quantity) -> Result:
-    if units_clash(_unit_of(left), _unit_of(right)):
+    units = _unit_of(left), _unit_of(right)
+    angle = set(units) == {"deg", "rad"}
+    if units_clash(*units) and not angle:
         return False, "a different unit"
     if infinite_sign(left.core) or infinite_sign(right.core):
         same = infinite_sign(left.core) == infinite_sign(right.core)
@@ -59,20 +61,22 @@ def _compare_quantities(left: Quantity, right: Quantity) -> Result:
         if _same_sums(left.core, right.core):
             return True, "same terms"
         return _compare_unreadable(left.core, right.core)
-    if left.scale != 1 or right.scale != 1:
-        nodes = _scaled(nodes[0], left.scale), _scaled(nodes[1], right.scale)
-    return compare_nodes(*nodes)
+    nodes = _scaled(nodes[0], left.scale), _scaled(nodes[1], right.scale)
+    return compare_nodes(*nodes, radians=angle)
 
 
 def _unit_of(quantity: Quantity) -> str:
-    """A share of a whole is no length: 5% is not 5 km."""
+    """A share or an angle is no length: 5% and 5 degrees are not 5 km."""
     if quantity.unit:
         return quantity.unit
+    if _DEGREES.search(quantity.core):
+        return "deg"
     return "%" if quantity.core.endswith("%") else ""
 
 
 def _scaled(node: Node, scale: int) -> Node:
-    return ("mul", [node, ("num", Fraction(scale))])
+    # What is not scaled keeps its form: a sum shows its constant C.
+    return ("mul", [node, ("num", Fraction(scale))]) if scale != 1 else node
 
 
 def _plain(text: str) -> tuple[Fraction, bool] | None:
@@ -99,12 +103,11 @@ def _compare_numbers(
 
 
 def _compare_words(gold: str, predicted: str) -> Result:
-    one, two = plain_words(gold), plain_words(predicted)
-    if one and one == two:
-        return True, "same words"
-    return False, "different words"
+    same = plain_words(gold) == plain_words(predicted)
+    return same, "same words" if same else "different words"
 
 
+_DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?$")
 _SUM = re.compile(
     r"\\(?:sum|prod) ?_ ?\{[^{}]*\} ?\^ ?(?:\{[^{}]*\}|\w|\\infty)"
 )
@@ -152,16 +155,20 @@ def _compare_unreadable(gold: str, predicted: str) -> Result:
         re.search(r"[A-Za-z]{4}", re.sub(r"\\[A-Za-z]+", " ", t))
         for t in (gold, predicted)
     ]
-    if all(wordy):
-        return False, "different words"
-    return None, "not readable"
+    return (False, "different words") if all(wordy) else (None, "")
 
 
-def compare_nodes(gold: Node, predicted: Node) -> Result:
-    """Compare by evaluation, under each reading that the notation allows."""
+def compare_nodes(
+    gold: Node, predicted: Node, radians: bool = False
+) -> Result:
+    """Compare by evaluation, under each reading that the notation allows.
+
+    A bare number beside 30 degrees may count degrees or radians;
+    ``radians`` says that it has said which.
+    """
     predicted = _match_unit(gold, _match_constant(gold, predicted))
     gold = _match_unit(predicted, gold)
-    readings: list[dict[str, bool]] = [{}]
+    readings: list[dict[str, bool]] = [{"radians": radians}]
     both = (gold, predicted)
     if any(contains(n, "deg") for n in both):
         readings.append({"radians": True})

@@ -7,15 +7,13 @@ from typing import Any, NamedTuple
 
 from helpers.grading.evaluate import Evaluator, OutOfDomain, Settings, TooLarge
 from helpers.grading.lexer import ReadError
+from helpers.grading.normalize import canonical
 from helpers.grading.probe import equal_nodes
 from helpers.grading.reader import read
 from helpers.grading.structure import Value
 from helpers.grading.tree import symbols
 
 _INFINITE = re.compile(r"([-+]?)\s*(?:\\infty|oo|infinity|inf)", re.I)
-
-
-_BOUNDS = ("<", ">", "<=", ">=")
 
 
 class Piece(NamedTuple):
@@ -40,12 +38,13 @@ def infinite_sign(text: str) -> int:
 
 def same_text_value(one: str, two: str) -> bool | None:
     """Compare two ends; None when they cannot be read."""
-    if infinite_sign(one) or infinite_sign(two):
-        return infinite_sign(one) == infinite_sign(two)
+    signs = infinite_sign(one), infinite_sign(two)
+    if any(signs):
+        return signs[0] == signs[1]
     try:
         return equal_nodes(read(one), read(two))
     except ReadError:
-        return None if one.replace(" ", "") != two.replace(" ", "") else True
+        return True if canonical(one) == canonical(two) else None
 
 
 def to_pieces(value: Value) -> list[Piece] | None:
@@ -65,20 +64,18 @@ def to_pieces(value: Value) -> list[Piece] | None:
         return [Piece(v.text, True, v.text, True) for v in value.items]
     if value.kind == "relation":
         return _from_relation(value)
-    if value.kind == "union" or (
-        value.kind == "list" and value.marks == ["or"]
-    ):
+    if value.kind == "union" or value.marks == ["or"]:
         parts = [to_pieces(v) for v in value.items]
-        if any(p is None for p in parts) or not _one_variable(value.items):
+        if any(p is None for p in parts) or not has_one_variable(value.items):
             return None
         return [piece for part in parts if part for piece in part]
-    if value.kind == "list" and not value.marks and is_bounds(value):
+    if not value.marks and is_bounds(value):
         both = Value("list", value.text, value.items, ["and"])
         return to_pieces(both)
-    if value.kind == "list" and value.marks == ["and"]:
+    if value.marks == ["and"]:
         if any(v.kind != "relation" or "=" in v.marks for v in value.items):
             return None
-        if not _one_variable(value.items):
+        if not has_one_variable(value.items):
             return None
         return _overlap(value.items) or _intersect(
             [to_pieces(v) for v in value.items]
@@ -92,24 +89,21 @@ def to_pieces(value: Value) -> list[Piece] | None:
 
 def is_bounds(value: Value) -> bool:
     """Say whether a list is a lower and an upper bound: x > 1, x < 4."""
-    relations = [v for v in value.items if v.kind == "relation"]
-    if len(relations) != 2 or len(value.items) != 2:
+    if any(v.kind != "relation" for v in value.items):
         return False
-    plain = all(len(v.items) == 2 and v.marks[0] in _BOUNDS for v in relations)
-    return plain and _one_variable(relations) and bool(_overlap(relations))
+    return has_one_variable(value.items) and bool(_overlap(value.items))
 
 
 def _overlap(items: list[Value]) -> list[Piece] | None:
-    """Return the interval of ``x > a and x < b``."""
-    pieces = [to_pieces(v) for v in items if v.kind == "relation"]
-    if len(items) != 2 or len(pieces) != 2 or not _one_variable(items):
+    """Return the interval of ``x > a and x < b``; the ends may be letters."""
+    pieces = [to_pieces(v) or [] for v in items]
+    if [len(p) for p in pieces] != [1, 1]:
         return None
-    ends = [p[0] for p in pieces if p and len(p) == 1]
-    below = [p for p in ends if p.low == "-oo" and p.high != "oo"]
-    above = [p for p in ends if p.high == "oo" and p.low != "-oo"]
-    if len(below) != 1 or len(above) != 1:
+    low, high = pieces[0][0], pieces[1][0]
+    if low.low == "-oo":
+        low, high = high, low
+    if low.high != "oo" or high.low != "-oo":
         return None
-    low, high = above[0], below[0]
     return [Piece(low.low, low.low_closed, high.high, high.high_closed)]
 
 
@@ -147,7 +141,8 @@ def _meet(one: Piece, two: Piece) -> list[Piece] | None:
     return [Piece(low.low, low.low_closed, high.high, high.high_closed)]
 
 
-def _one_variable(values: list[Value]) -> bool:
+def has_one_variable(values: list[Value]) -> bool:
+    """Say whether all relations of a list are about the same variable."""
     names = set()
     for value in values:
         if value.kind == "relation":
@@ -156,7 +151,7 @@ def _one_variable(values: list[Value]) -> bool:
             name = sides[middle]
             if len(sides) == 2 and not _is_variable(name):
                 name = sides[1]
-            names.add(name.replace(" ", ""))
+            names.add(canonical(name))
     return len(names) <= 1
 
 
@@ -193,7 +188,7 @@ def _from_relation(value: Value) -> list[Piece] | None:
             return None
         left, right = right, left
         mark = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}.get(mark, mark)
-    if left.replace(" ", "") in right.replace(" ", ""):
+    if canonical(left) in canonical(right):
         return None
     if mark == "=":
         return [Piece(right, True, right, True)]
@@ -213,16 +208,19 @@ def _without_points(
     if whole is None or points is None:
         return None
     for point in points:
-        if point.low != point.high or not _number(point.low):
+        cuts = [_cut(piece, point) for piece in whole]
+        if any(cut is None for cut in cuts):
             return None
-        whole = [p for piece in whole for p in _cut(piece, point.low)]
+        whole = [piece for cut in cuts if cut for piece in cut]
     return whole
 
 
-def _cut(piece: Piece, at: str) -> list[Piece]:
+def _cut(piece: Piece, point: Piece) -> list[Piece] | None:
+    """Take a point out of an interval; None unless all are numbers."""
+    at = point.low
     ends = _number(piece.low), _number(piece.high), _number(at)
-    if None in ends:
-        return [piece]
+    if at != point.high or None in ends:
+        return None
     low, high, middle = (e[0] for e in ends if e is not None)
     if not low < middle < high:
         return [piece]
@@ -257,32 +255,20 @@ def tidy_pieces(pieces: list[Piece]) -> list[Piece] | None:
             return None
         if low[0] == high[0] and not (piece.low_closed and piece.high_closed):
             continue
-        keyed.append((low[0], not piece.low_closed, high[0], piece))
-    keyed.sort(key=lambda k: k[:3])
-    joined: list[Piece] = []
-    for _, _, _, piece in keyed:
-        if joined and (merged := _merge(joined[-1], piece)):
-            joined[-1] = merged
-        else:
-            joined.append(piece)
-    return joined
-
-
-def _merge(one: Piece, two: Piece) -> Piece | None:
-    """Join two sorted intervals when nothing lies between them."""
-    end, start = _number(one.high), _number(two.low)
-    if end is None or start is None:
-        return None
-    if end[0] < start[0]:
-        return None
-    if end[0] == start[0] and not (one.high_closed or two.low_closed):
-        return None
-    other = _number(two.high)
-    if other is not None and (
-        other[0] > end[0] or (other[0] == end[0] and two.high_closed)
-    ):
-        return Piece(one.low, one.low_closed, two.high, two.high_closed)
-    return one
+        # An end that belongs to its interval lies past one that does not.
+        first = low[0], not piece.low_closed
+        keyed.append((first, (high[0], piece.high_closed), piece))
+    keyed.sort(key=lambda k: k[:2])
+    joined: list[tuple[Any, Piece]] = []
+    for (start, opened), end, piece in keyed:
+        if not joined or (start, opened) > joined[-1][0]:
+            joined.append((end, piece))
+        elif end > joined[-1][0]:
+            last = joined[-1][1]._replace(
+                high=piece.high, high_closed=piece.high_closed
+            )
+            joined[-1] = end, last
+    return [piece for _, piece in joined]
 
 
 def same_pieces(one: list[Piece], two: list[Piece]) -> bool | None:

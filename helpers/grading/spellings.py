@@ -8,22 +8,16 @@ import unicodedata
 DOLLAR = "\x01"  # an escaped dollar: money, not a formula
 
 
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
-
-
-_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
-
-
 _GREEK = {
     "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon",
     "θ": "theta", "λ": "lambda", "μ": "mu", "π": "pi", "ρ": "rho",
-    "σ": "sigma", "τ": "tau", "φ": "phi", "ϕ": "phi", "ω": "omega",
+    "σ": "sigma", "τ": "tau", "φ": "phi", "ω": "omega",
     "Δ": "Delta", "Ω": "Omega", "ψ": "psi", "η": "eta", "ξ": "xi",
 }  # fmt: skip
 
 
 _UNICODE = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ",
+    "−": "-", "–": "-", "—": "-", "‐": "-", "×": r"\times ",
     "✕": r"\times ", "÷": "/", "∕": "/", "⁄": "/", "·": r"\cdot ",
     "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*", "±": r"\pm ", "∓": r"\mp ",
     "≤": r"\le ", "⩽": r"\le ", "≦": r"\le ", "≥": r"\ge ", "⩾": r"\ge ",
@@ -31,8 +25,7 @@ _UNICODE = {
     "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ",
     "∖": r"\setminus ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
     "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "°": r"^\circ ", "º": r"^\circ ",
-    "∠": r"\angle ", "′": "'", "’": "'", "，": ",", "；": ";", "：": ":",
-    "（": "(", "）": ")", "。": ".", "⟨": "(", "⟩": ")", "…": "...",
+    "∠": r"\angle ", "′": "'", "’": "'", "⟨": "(", "⟩": ")",
     "∧": r"\wedge ", "∨": r"\vee ", "¬": r"\neg ", "→": r"\to ",
     "⊂": r"\subset ", "⊆": r"\subseteq ", "⊃": r"\supset ", "∥": r"\parallel ",
     "⊥": r"\perp ", "△": r"\Delta ", "∼": r"\sim ", "≡": r"\equiv ",
@@ -52,16 +45,9 @@ def fold_unicode(text: str) -> str:
     """Return the text with unicode maths written in ASCII or LaTeX."""
     if text.isascii():
         return text.replace("\x00", "").replace(DOLLAR, "")
-    text = re.sub(
-        r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+",
-        lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}",
-        text,
-    )
-    text = re.sub(
-        r"[₀₁₂₃₄₅₆₇₈₉]+",
-        lambda m: "_{" + m[0].translate(_SUBSCRIPTS) + "}",
-        text,
-    )
+    # The digits themselves become plain ones by NFKC below.
+    text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", r"^{\g<0>}", text)
+    text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉]+", r"_{\g<0>}", text)
     text = re.sub(r"[¼-¾⅐-⅞]", _vulgar_fraction, text)
     text = re.sub(r"√\s*(\d+|[a-zA-Z])", r"\\sqrt{\1}", text)
     text = text.replace("√", r"\sqrt")
@@ -102,6 +88,11 @@ _PLAIN_SPELLINGS = [
         ("log", r"(?<![\\A-Za-z])log(10|2)\s*\(", r"\\log _{\1}("),
         ("**", r"\*\*", "^"),
         ("cdot", r"\\cdot", "*"),
+        (
+            "~",
+            r"(?:(?<=[(&|])|^|(?<=\band )|(?<=\bor )) *~ *(?=[A-Za-z(])",
+            r"\\neg ",
+        ),
         ("...", r"\.\.\.+", r" \\ldots "),
         ("<", r"^\s*<([^<>=]*,[^<>=]*)>\s*$", r"(\1)"),  # a vector
         (">", r"<=>|<->", r"\\iff "),
@@ -144,8 +135,9 @@ _PLAIN_SPELLINGS = [
             " ⟦remainder⟧ ",
         ),
         (
-            "egree",
-            r"(?<=[\d)}])[\s⟦]*degrees?\b⟧?(?! *⟦?[CFcf]\b| *celsius| *fahr)",
+            "deg",
+            r"(?<=[\d)}])[\s⟦]*deg(?:rees?)?\b⟧?"
+            r"(?! *⟦?[CFcf]\b| *celsius| *fahr)",
             r"^\\circ ",
         ),
         ("\\", r"\\(?:hat|bar)\s*\{?\s*(?:\\?([ij])|(k))\s*\}?", r"{\1\2}"),

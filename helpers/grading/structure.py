@@ -64,9 +64,9 @@ def parse_value(text: str, grouped: bool = True) -> Value:
         text = rows if rows.startswith("[[") else f"[{rows}]"
     if (matrix := _read_rows(text)) is not None:
         return matrix
-    if found := re.match(r"^Eq\s*\(", text):
-        sides, _ = split_top(text[found.end() : -1], {","})
-        if len(sides) == 2 and text.endswith(")"):
+    if found := re.fullmatch(r"Eq\s*\((.*)\)", text):
+        sides, _ = split_top(found[1], {","})
+        if len(sides) == 2:
             text = " = ".join(sides)
     if found := re.match(r"^(?:⟦[^⟧]*⟧|only|for)?\s*[A-Za-z](?:_\w)?\s*"
                          r"\\in\s*(.+)$", text):  # fmt: skip
@@ -101,7 +101,7 @@ def _as_set(text: str) -> str:
 
 def _read_rows(text: str) -> Value | None:
     """Read [[1,2],[3,4]], a list of lists, as a matrix."""
-    if not re.match(r"\[\s*\[", text) or not text.endswith("]"):
+    if not re.fullmatch(r"\[\s*\[.*\]", text):
         return None
     rows = [outer_brackets(r) for r in split_top(text[1:-1], {","})[0]]
     if any(row is None or row[0] + row[2] != "[]" for row in rows):
@@ -142,7 +142,7 @@ def _read_list(text: str, grouped: bool) -> Value | None:
         flat = value.kind == "list" and r"\pm" in part + r"\mp"
         items.extend(value.items if flat else [value])
     head = items[0]
-    named = head.kind == "relation" and head.marks == ["="]
+    named = head.marks == ["="]
     if named_out := _left_out(items):
         items = named_out
         seen = ["and"]
@@ -168,9 +168,9 @@ def _read_list(text: str, grouped: bool) -> Value | None:
 def _left_out(items: list[Value]) -> list[Value] | None:
     """Read "x != 0, 1" as two inequalities that both hold."""
     first = items[0]
-    if first.kind != "relation" or first.marks != ["!="]:
+    if first.marks != ["!="]:
         return None
-    if all(v.kind == "relation" and v.marks == ["!="] for v in items):
+    if all(v.marks == ["!="] for v in items):
         return items
     if any(v.kind != "scalar" for v in items[1:]):
         return None
@@ -217,7 +217,7 @@ def _read_brackets(text: str, grouped: bool) -> Value | None:
     if any(r"\pm" in p or r"\mp" in p for p in parts):
         return _read_pm_tuple(text, parts)
     items = [parse_value(p) for p in parts]
-    if all(v.kind == "relation" and v.marks == ["="] for v in items):
+    if all(v.marks == ["="] for v in items):
         return Value("list", text, items)  # [x=1, y=2]
     infinite = any(_INFINITE.fullmatch(p) for p in parts)
     if len(parts) == 2 and (opener + closer != "()" or infinite):
@@ -242,8 +242,8 @@ def _read_pm_tuple(text: str, parts: list[str]) -> Value:
 
 def _read_set(text: str, inside: str) -> Value:
     for mark in ("|", r"\vert", ":"):
-        parts, seen = split_top(inside, {mark})
-        if len(parts) == 2 and seen and re.search(r"[<>=]|\\[lg]e\b|\\ne|\\in",
+        parts, _ = split_top(inside, {mark})
+        if len(parts) == 2 and re.search(r"[<>=]|\\[lg]e\b|\\ne|\\in",
                                                   parts[1]):  # fmt: skip
             return parse_value(parts[1])
     parts, _ = split_list(inside, grouped=False)
@@ -279,7 +279,7 @@ def _read_relation(text: str) -> Value | None:
         return None
     marks = [RELATIONS[m] for m in seen]
     if not all(parts):
-        return None if parts[0] else Value("scalar", text)
+        return Value("scalar", text)
     while "~" in marks:
         at = marks.index("~")
         if at == 0 and re.fullmatch(r"[A-Za-z]\w?", parts[0]):
@@ -288,22 +288,17 @@ def _read_relation(text: str) -> Value | None:
         marks, parts = marks[:at], parts[: at + 1]
     if not marks:
         return parse_value(parts[0])
-    if any(r"\pm" in p or r"\mp" in p for p in parts) and len(parts) == 2:
-        upper, lower = _variants(" = ".join(parts)).items
-        if marks == ["="]:
-            pair = [_read_relation(v.text) for v in (upper, lower)]
-            return Value("list", text, [v for v in pair if v is not None])
+    if marks == ["="] and any(r"\pm" in p or r"\mp" in p for p in parts):
+        signed = _variants(" = ".join(parts)).items
+        pair = [_read_relation(v.text) for v in signed]
+        return Value("list", text, [v for v in pair if v is not None])
     return Value("relation", text, [_side(p) for p in parts], marks)
 
 
 def _side(text: str) -> Value:
     """Read one side of a relation; sides may be tuples or lists."""
-    found = outer_brackets(text)
-    if found and found[0] in ("(", r"\lbr", "["):
-        return parse_value(text)
-    if text.startswith(r"\begin"):
-        return parse_value(text)
-    return Value("scalar", text)
+    whole = outer_brackets(text) or text.startswith(r"\begin")
+    return parse_value(text) if whole else Value("scalar", text)
 
 
 def _read_ratio(text: str) -> Value | None:

@@ -4,7 +4,7 @@ A node is a tuple whose first item names it:
 ``("num", Fraction)``, ``("sym", name)``, ``("add", [nodes])``,
 ``("mul", [nodes])``, ``("neg", a)``, ``("div", a, b)``, ``("pow", a, b)``,
 ``("call", name, [nodes])``, ``("apply", name, [nodes])`` for an unknown
-function such as f, ``("pm", a, b)``, ``("deg", a)``, ``("const", name)``.
+function such as f, ``("deg", a)``, ``("const", name)``.
 """
 
 from __future__ import annotations

@@ -14,77 +14,32 @@ _NAMES = {
     "milligram": "mg", "liter": "l", "litre": "l", "milliliter": "ml",
     "millilitre": "ml", "second": "s", "sec": "s", "minute": "min",
     "hour": "h", "hr": "h", "feet": "ft", "foot": "ft", "inch": "in",
-    "inche": "in", "yard": "yd", "mile": "mi", "pound": "lb", "lbs": "lb",
+    "inche": "in", "yard": "yd", "mile": "mi", "pound": "lb",
     "ounce": "oz", "dollar": "$", "usd": "$", "buck": "$", "euro": "€",
-    "eur": "€", "gbp": "£", "degree": "deg", "deg": "deg", "unit": "",
+    "eur": "€", "gbp": "£", "unit": "",
     "volt": "v", "amp": "a", "ampere": "a", "watt": "w", "newton": "n",
     "joule": "j", "kelvin": "k", "hertz": "hz", "pascal": "pa", "ohm": "ω",
     "wk": "week", "yr": "year", "mo": "month", "gallon": "gal",
-    "mph": "mi/h", "people": "person", "percent": "%", "radian": "rad",
+    "mph": "mi/h", "people": "person", "radian": "rad",
     "children": "child", "men": "man", "women": "woman",
 }  # fmt: skip
 _PLAIN = (
     "cm|mm|km|kg|mg|ml|mL|ft|yd|lbs?|oz|mph|kmh|km/h|m/s|inch(?:es)?|feet|"
     "foot|met(?:er|re)s?|centimet(?:er|re)s?|kilomet(?:er|re)s?|dollars?|"
     "cents?|euros?|pounds?|hours?|hrs?|minutes?|seconds?|days?|weeks?|"
-    "months?|years?|degrees?|miles?|grams?|kilograms?|lit(?:er|re)s?|units?|"
+    "months?|years?|miles?|grams?|kilograms?|lit(?:er|re)s?|units?|"
     "square units?|radians?"
 )
 _SCALES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9,
     "trillion": 10**12, "dozen": 12,
 }  # fmt: skip
-PHYSICAL = (set(_NAMES.values()) - {"", "person", "child", "man", "woman"}) | {
-    "cent",
-    "day",
-    "week",
-    "month",
-    "year",
-    "n",
-    "j",
-    "w",
-    "v",
-    "a",
-    "k",
-    "c",
-    "pa",
-    "hz",
-    "mol",
-    "kpa",
-    "kj",
-    "kw",
-    "mw",
-    "ev",
-    "newton",
-    "joule",
-    "watt",
-    "volt",
-    "ampere",
-    "amp",
-    "ohm",
-    "kelvin",
-    "tesla",
-    "pascal",
-    "hertz",
-    "acre",
-    "ha",
-    "hectare",
-    "gallon",
-    "gal",
-    "quart",
-    "pint",
-    "cup",
-    "ton",
-    "tonne",
-    "cm^2",
-    "cm^3",
-    "knot",
-    "ms",
-    "um",
-    "ω",
-    "nm",
-    "μm",
-}
+_COUNTED = {"person", "child", "man", "woman"}
+PHYSICAL = (set(_NAMES.values()) - _COUNTED) | {
+    "cent", "deg", "day", "c", "mol", "kpa", "kj", "kw", "mw", "ev", "tesla",
+    "acre", "ha", "hectare", "quart", "pint", "cup", "ton", "tonne", "knot",
+    "ms", "um", "nm",
+}  # fmt: skip
 _NOT_UNITS = {
     "or", "and", "not", "to", "if", "but", "than", "more", "less", "minus",
     "plus", "times", "half", "wrong", "between", "through", "is", "are",
@@ -108,14 +63,12 @@ _UNIT_FRACTION = re.compile(
     rf"\\frac\s*\{{\s*{OPEN}?([a-zA-Z]+){CLOSE}?\s*\}}\s*\{{\s*{OPEN}?([a-z]+)"
     rf"{CLOSE}?\s*({_POWER})?\s*\}}$"
 )
-_MINUTES = re.compile(r"(?<=[\d}])\s*\\min\s*$")
+_TIME = re.compile(r"\\(min|sec)\s*$")  # no function there
 _LETTERS_TAIL = re.compile(
     r"^(?P<core>.*[\d)}])\s*(?P<unit>[a-zA-Zμω]{1,3}(?:\s*\^\s*\{?-?\d\}?)?"
     r"(?:\s*[/* ]\s*[a-zA-Z]{1,3}(?:\s*\^\s*\{?-?\d\}?)?)?)$"
 )
-_QUANTITY = re.compile(
-    r"(?<![\d.])(\d+(?:\.\d+)?)\s{0,3}([a-zA-Z]{1,10})(?![a-zA-Z])"
-)
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s{0,3}([a-zA-Z]{1,10})")
 _ORDINAL = re.compile(
     rf"(?<=\d)\s*\^?\s*\{{?\s*{OPEN}?(?:st|nd|rd|th){CLOSE}?\s*\}}?"
     r"(?![a-zA-Z])"
@@ -138,7 +91,9 @@ class Quantity(NamedTuple):
 
 
 _TEMPERATURE = re.compile(
-    rf"\s*\^\s*\{{?\s*\\circ\s*\}}?\s*{OPEN}?([CFK]){CLOSE}?$"
+    rf"\s*(?:\^\s*\{{?\s*\\circ\s*\}}?|{OPEN}?\s*deg(?:ree)?s?)\s*"
+    rf"{OPEN}?\s*([CFK])(?:elsius|ahrenheit)?{CLOSE}?$",
+    re.I,
 )
 
 
@@ -151,8 +106,7 @@ _SPLIT = {
 
 def name_unit(words: str) -> str:
     """Return the short name of a unit: "meters per second" is m s^-1."""
-    text = words.replace(OPEN, " ").replace(CLOSE, " ").strip(" .,")
-    text = re.sub(r"[{}\s]+", " ", text).lower()
+    text = re.sub(r"[{}⟦⟧\s]+", " ", words).lower()
     text = re.sub(r"\bper\b", "/", text)
     text = re.sub(r"\b(?:square|sq)\b\.? ?([a-z]+)", r"\1^2", text)
     text = re.sub(r"\bcubic ([a-z]+)", r"\1^3", text)
@@ -170,7 +124,7 @@ def name_unit(words: str) -> str:
     return " ".join(
         name if power == 1 else f"{name}^{power}"
         for name, power in sorted(powers.items())
-        if name and power
+        if name
     )
 
 
@@ -179,8 +133,6 @@ def _raised(found: re.Match[str]) -> str:
 
 
 def _one(word: str) -> str:
-    if word in _NAMES:
-        return _NAMES[word]
     single = word[:-1] if word.endswith("s") and len(word) > 2 else word
     return _NAMES.get(single, single)
 
@@ -195,15 +147,15 @@ def split_unit(cleaned: str, hint: str = "") -> Quantity:
     """
     text = _ORDINAL.sub("", cleaned).strip()
     text = _UNIT_FRACTION.sub(rf"{OPEN}\1{CLOSE}/{OPEN}\2{CLOSE}\3", text)
-    text = _MINUTES.sub(f"{OPEN}min{CLOSE}", text)
+    text = _TIME.sub(rf"{OPEN}\1{CLOSE}", text)
     if hint == "ω":
         text = re.sub(r"\\Omega\s*$", "ω", text)
-    if hint and (found := _LETTERS_TAIL.match(text)):
-        if name_unit(found["unit"]) == hint:
-            return Quantity(found["core"], hint, 1)
+    found = _LETTERS_TAIL.match(text)
+    if found and name_unit(found["unit"]) == hint:
+        return Quantity(found["core"], hint, 1)
     text = _PERCENT.sub("%", text)
     if found := _TEMPERATURE.search(text):
-        return Quantity(text[: found.start()], f"deg {found[1]}", 1)
+        return Quantity(text[: found.start()], f"deg {found[1].upper()}", 1)
     unit, scale = "", 1
     if found := re.match(r"^([-+]?)\s*([$€£¥])\s*(?=[\d.\\(-])(.*)$", text):
         unit, text = _SIGNS[found[2]], found[1] + found[3]
@@ -237,12 +189,11 @@ def split_quantities(cleaned: str) -> list[tuple[str, str]] | None:
     Each is (number, unit); there are at least two, all with a unit.
     """
     text = cleaned.replace(OPEN, " ").replace(CLOSE, " ")
-    text = re.sub(r"\\min\b", "min", text)
-    text = re.sub(r"(?<=\d)\s*'", " ft ", text)
-    text = re.sub(r'(?<=\d)\s*"', " in ", text)
+    text = re.sub(r"\\(min|sec)\b", r"\1", text)
+    text = text.replace("'", " ft ").replace('"', " in ")
     parts = _QUANTITY.findall(text)
     rest = re.sub(r"\s|,|\band\b", "", _QUANTITY.sub("", text))
-    if len(parts) < 2 or rest or len(parts) > 6:
+    if len(parts) < 2 or rest:
         return None
     return [(number, name_unit(unit)) for number, unit in parts]
 
