@@ -8,82 +8,49 @@ when it is installed, and not missed elsewhere.
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-import os
 import platform
-import shutil
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import psutil
-
 from helpers import smol
 from helpers.errors import LabError
+from helpers.machine import (
+    GIB,
+    REQUIRED,
+    Gpu,
+    Machine,
+    count_cores,
+    find_version,
+    inspect_accelerators,
+    inspect_machine,
+    read_constraints,
+    read_container_limit,
+)
 from helpers.recipes import Recipe, list_recipes, load_recipe
 from helpers.runs import REPO_ROOT
 
+__all__ = [
+    "GIB",
+    "REQUIRED",
+    "Gpu",
+    "Line",
+    "Machine",
+    "Report",
+    "count_cores",
+    "find_version",
+    "inspect_accelerators",
+    "inspect_machine",
+    "judge_machine",
+    "read_constraints",
+    "read_container_limit",
+    "run_doctor",
+]
 Status = Literal["OK", "WARN", "FAIL"]
-GIB = 2**30
 MIN_PYTHON = (3, 11)
 MIN_MEMORY_GIB = 2.0  # torch, a pocket model and its optimizer, a notebook
 MIN_DISK_GIB = 1.0  # a pocket run folder with checkpoints, generously
-BF16_CAPABILITY = (8, 0)  # Ampere; older cards only emulate it
-REQUIRED = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "datasets",
-    "accelerate",
-    "math-verify",
-    "papermill",
-)
 DEFAULT_TIER = "pocket"
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One CUDA device: name, SM capability, memory in GiB."""
-
-    name: str
-    capability: tuple[int, int]
-    memory_gib: float
-
-    @property
-    def bf16(self) -> bool:
-        """True when the card computes in bfloat16 itself."""
-        return self.capability >= BF16_CAPABILITY
-
-    def __str__(self) -> str:
-        major, minor = self.capability
-        what = f"SM {major}.{minor}, {self.memory_gib:.1f} GiB"
-        why = (
-            "bf16 yes (Ampere or newer)"
-            if self.bf16
-            else "bf16 no (older than Ampere: fp16 with loss scaling)"
-        )
-        return f"{self.name}, {what}, {why}"
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What counts for choosing a tier; memory and disk in GiB.
-
-    ``memory_gib`` is what this process may use: the machine's memory, or a
-    container's limit where that is lower.
-    """
-
-    python: tuple[int, int, int]
-    cores: int
-    memory_gib: float
-    available_gib: float
-    disk_gib: float
-    gpus: tuple[Gpu, ...] = ()
-    mps: bool = False
-    versions: dict[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,33 +85,10 @@ def run_doctor(folder: str | Path = ".") -> Report:
     return judge_machine(inspect_machine(folder))
 
 
-def inspect_machine(folder: str | Path = ".") -> Machine:
-    """Read versions, cores, memory, disk and GPUs; changes nothing."""
-    memory = psutil.virtual_memory()
-    limit = read_container_limit()
-    total = min(memory.total, limit or memory.total)
-    gpus, mps = inspect_accelerators()
-    return Machine(
-        python=sys.version_info[:3],
-        cores=count_cores(),
-        memory_gib=total / GIB,
-        available_gib=min(memory.available, total) / GIB,
-        disk_gib=shutil.disk_usage(folder).free / GIB,
-        gpus=gpus,
-        mps=mps,
-        versions={name: find_version(name) for name in REQUIRED},
-    )
-
-
 def judge_machine(machine: Machine) -> Report:
     """Turn what was found into lines; pure, no reading of the machine."""
     lines = [
-        judge_python(machine),
-        *judge_packages(machine, read_constraints()),
-        Line("OK", "cores", str(machine.cores)),
-        judge_amount(
-            "memory", machine.available_gib, MIN_MEMORY_GIB, "close programs"
-        ),
+        *judge_basics(machine),
         judge_amount(
             "disk", machine.disk_gib, MIN_DISK_GIB, "free some space"
         ),
@@ -153,6 +97,18 @@ def judge_machine(machine: Machine) -> Report:
     ]
     lines += [judge_tier(name, machine) for name in list_recipes()]
     return Report(tuple(lines))
+
+
+def judge_basics(machine: Machine) -> list[Line]:
+    """What every tier needs: Python, packages, cores, memory."""
+    return [
+        judge_python(machine),
+        *judge_packages(machine, read_constraints()),
+        Line("OK", "cores", str(machine.cores)),
+        judge_amount(
+            "memory", machine.available_gib, MIN_MEMORY_GIB, "close programs"
+        ),
+    ]
 
 
 def judge_python(machine: Machine) -> Line:
@@ -192,10 +148,14 @@ def judge_amount(name: str, have: float, need: float, fix: str) -> Line:
 def judge_gpus(machine: Machine) -> list[Line]:
     """One line a GPU, or one that says there is none."""
     if machine.gpus:
-        return [
+        lines = [
             Line("OK", f"gpu {index}", str(gpu))
             for index, gpu in enumerate(machine.gpus)
         ]
+        if not machine.torch_cuda:
+            text = "sees none of these cards: install a CUDA build of it"
+            lines.append(Line("WARN", "torch", text))
+        return lines
     if machine.mps:
         return [Line("OK", "gpu", "Apple (MPS); the course uses the CPU")]
     return [Line("OK", "gpu", "none; tier pocket runs on the CPU")]
@@ -225,6 +185,8 @@ def find_obstacles(recipe: Recipe, machine: Machine) -> list[str]:
         reasons += find_gpu_obstacles(recipe, machine)
     if recipe.hardware.device == "mps" and not machine.mps:
         reasons.append("needs an Apple GPU")
+    if recipe.model.quantization and not find_version("bitsandbytes"):
+        reasons.append(f"{recipe.model.quantization} needs bitsandbytes")
     if recipe.model.id == smol.SMOL_ID:
         reasons += smol.find_obstacles()
     elif not has_model(recipe.model.id):
@@ -237,6 +199,8 @@ def find_gpu_obstacles(recipe: Recipe, machine: Machine) -> list[str]:
     need, have = max(recipe.hardware.cards, 1), len(machine.gpus)
     if have < need:
         return [f"needs {need} CUDA GPU(s), found {have}"]
+    if not machine.torch_cuda:
+        return ["torch here is built without CUDA"]
     if recipe.model.dtype == "bfloat16":
         return [
             f"{gpu.name} has no bf16 (SM below 8.0)"
@@ -254,60 +218,3 @@ def has_model(model_id: str) -> bool:
     if (REPO_ROOT / model_id).exists():
         return True
     return model_id.split("/")[0] != "data"
-
-
-def inspect_accelerators() -> tuple[tuple[Gpu, ...], bool]:
-    """CUDA cards and whether Apple's MPS is there; empty without torch."""
-    if importlib.util.find_spec("torch") is None:
-        return (), False
-    import torch
-
-    gpus = []
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            card = torch.cuda.get_device_properties(index)
-            gpus.append(
-                Gpu(
-                    card.name,
-                    (card.major, card.minor),
-                    card.total_memory / GIB,
-                )
-            )
-    return tuple(gpus), torch.backends.mps.is_available()
-
-
-def count_cores() -> int:
-    """Cores this process may use, at most what the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def read_container_limit() -> int | None:
-    """Memory limit in bytes of a Linux container, if there is one."""
-    try:
-        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
-
-
-def find_version(name: str) -> str | None:
-    """Installed version of a distribution, or None."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def read_constraints() -> dict[str, str]:
-    """``{"torch": "2.13.0", …}`` from constraints.txt; empty without it."""
-    path = REPO_ROOT / "constraints.txt"
-    if not path.is_file():
-        return {}
-    pairs = (
-        line.split("==")
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if "==" in line and not line.startswith("#")
-    )
-    return {name.strip().lower(): v.strip() for name, v in pairs}

@@ -23,6 +23,128 @@ def test_guards_import_no_torch():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+# --- the table: every guard fires, and stays silent ----------------------
+
+
+def run_guard(name, *arguments, **options):
+    """What a guard says: its refusal, its warning, or None."""
+    try:
+        return getattr(guards, name)(*arguments, **options)
+    except LabError as error:
+        assert error.fix or error.why, f"{name} gives no remedy"
+        return str(error)
+
+
+def case(*arguments, **options):
+    """Arguments of one call."""
+    return arguments, options
+
+
+PACKED = guards.count_steps(384, 64, 2, 3, world_size=8)
+QWEN = {
+    "heads": 28,
+    "kv_heads": 4,
+    "intermediate_size": 18944,
+    "vocab_size": 152064,
+}
+PAIRS = [
+    SimpleNamespace(chosen="a", rejected="b", prompt="p", problem_id="1"),
+    SimpleNamespace(chosen="a", rejected="a", prompt="p", problem_id="2"),
+]
+KEPT = guards.PairCheck((0, 1, 2), 0, 0, 0)
+FIRES = {
+    "check_tensor_parallel": case("Qwen", 8, **QWEN),
+    "check_card_count": case("Eight replicas", 8, 4),
+    "check_precision": case("Tesla T4", (7, 5), "bfloat16"),
+    "check_card_memory": case("SFT", 24.8, "T4", 15.0, "logits"),
+    "check_travel": case(guards.learning_rate_travel(5e-7, 60)),
+    "check_steps_per_epoch": case(PACKED, 30, unpacked_rows=2439),
+    "check_writable": case("runs", is_folder=True, may_write=False),
+    "check_space": case("runs", 200, 15_000),
+    "check_same_inputs": case("runs/a", "sft", ["recipe"]),
+    "check_distinct_fraction": case(0.34, 0.9, 1.0),
+    "check_prompt_text": case(["[INST] 1 + 1 [/INST]"], "<s>", "</s>", "x"),
+    "check_single_bos": case([1, 1, 40], 1, 1),
+    "check_markers": case(["<think>a</think>b"], ["<think>ab"]),
+    "check_supervision": case([([1, 40, 2], [1, 40, 2])], [[1]], 1, 2),
+    "check_lora_targets": case(["q_proj", "W_pack"], {"q_proj", "v_proj"}),
+    "check_initial_loss": case(1.25, -0.3),
+    "check_merge_fidelity": case(0.16, 0.21, 0.014, "bfloat16"),
+    "check_pairs": case(PAIRS[1:], [5], 10),
+    "check_cut_pairs": case(guards.PairCheck((0,), 0, 0, 2), 1024),
+    "check_length_ratio": case([900, 1000], [300, 310]),
+    "check_reference_control": case(
+        ["model.layers.0.self_attn.q_proj.lora_A.default.weight",
+         "model.layers.0.mlp.gate.weight"]
+    ),
+    "check_dpo_start": case(0.41),
+    "check_noop": case(20, -0.013, 0.02),
+    "check_overfit": case(20, 6.0, 5.0, 1.0),
+    "check_written": case("sft", {"sft/adapter": None, "sft/log.jsonl": 9}),
+}  # fmt: skip
+SILENT = {
+    "check_tensor_parallel": case("Qwen", 4, **QWEN),
+    "check_card_count": case("Eight replicas", 8, 8),
+    "check_precision": case("A100", (8, 0), "bfloat16"),
+    "check_card_memory": case("SFT", 24.8, "H100", 79.6, "logits"),
+    "check_travel": case(guards.learning_rate_travel(5e-6, 200)),
+    "check_steps_per_epoch": case(guards.count_steps(3663, 64, 2, 3), 30),
+    "check_writable": case("runs", is_folder=True, may_write=True),
+    "check_space": case("runs", 15_000, 15_000),
+    "check_same_inputs": case("runs/a", "sft", []),
+    "check_distinct_fraction": case(0.25, 0.9, 0.0),
+    "check_prompt_text": case(["<s>1 + 1</s>"], "<s>", "</s>", "x"),
+    "check_single_bos": case([1, 40], 1, 1),
+    "check_markers": case(["<think>a</think>b"], [" <think>a</think>b"]),
+    "check_supervision": case([([1, 40, 2], [-100, 40, 2])], [[1]], 1, 2),
+    "check_lora_targets": case(["q_proj"], {"q_proj", "v_proj"}),
+    "check_initial_loss": case(0.31, -0.3),
+    "check_merge_fidelity": case(0.97, 0.99, 0.7, "bfloat16"),
+    "check_pairs": case(PAIRS[:1], [5], 10),
+    "check_cut_pairs": case(KEPT, 1024),
+    "check_length_ratio": case([300, 310], [290, 400]),
+    "check_reference_control": case(
+        ["model.layers.0.self_attn.q_proj.lora_A.default.weight",
+         "model.layers.0.mlp.gate.modules_to_save.default.weight"]
+    ),
+    "check_dpo_start": case(math.log(2)),
+    "check_noop": case(20, 0.4, 0.02),
+    "check_overfit": case(20, 6.0, 5.0, 0.9),
+    "check_written": case("sft", {"sft/adapter": 1, "pairs.jsonl": 0}),
+}  # fmt: skip
+NAMES = [guard.name for guard in guards.GUARDS]
+
+
+def test_no_guard_is_without_its_two_tests():
+    assert set(FIRES) == set(SILENT) == set(NAMES)
+    assert len(NAMES) == len(set(NAMES))
+    checks = {name for name in guards.__all__ if name.startswith("check_")}
+    assert checks == set(NAMES), "a guard is missing in the table"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_fires(name):
+    arguments, options = FIRES[name]
+    said = run_guard(name, *arguments, **options)
+    assert isinstance(said, str) and len(said) > 40
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_stays_silent(name):
+    arguments, options = SILENT[name]
+    said = run_guard(name, *arguments, **options)
+    if isinstance(said, guards.PairCheck):
+        said = None if len(said.kept) == 1 else str(said)
+    assert said is None
+
+
+@pytest.mark.parametrize("guard", guards.GUARDS, ids=NAMES)
+def test_every_guard_tells_its_story(guard):
+    assert len(guard.story) > 80, "no 'Story:' in its docstring"
+    assert guard.when and guard.title and guard.callers
+    assert guard.as_row()["function"] == guard.name
+
+
 # --- steps ---------------------------------------------------------------
 
 
@@ -183,6 +305,152 @@ def test_one_problem_under_two_prompts_is_refused():
 def test_no_usable_pair_is_refused():
     with pytest.raises(LabError, match="1 with chosen = rejected"):
         guards.check_pairs([make_pair(rejected="a")], [5], 10)
+
+
+@pytest.mark.parametrize(
+    ("kept", "too_long", "warns"), [(8, 2, False), (7, 3, True)]
+)
+def test_a_fifth_of_the_pairs_may_be_too_long(kept, too_long, warns):
+    check = guards.PairCheck(tuple(range(kept)), 0, 0, too_long)
+    assert bool(guards.check_cut_pairs(check, 512)) == warns
+
+
+def test_length_is_compared_both_ways_and_by_medians():
+    assert "longer" in guards.check_length_ratio([30, 40, 30], [10, 9, 12])
+    assert "shorter" in guards.check_length_ratio([10, 9, 12], [30, 40, 30])
+    assert guards.check_length_ratio([30, 31, 9000], [29, 30, 33]) is None
+    assert guards.check_length_ratio([15], [10]) is None
+    assert guards.check_length_ratio([0], [0]) is None
+
+
+# --- tokens --------------------------------------------------------------
+
+
+def test_one_bos_none_where_none_is_added_two_never():
+    guards.check_single_bos([40], None, 0)
+    guards.check_single_bos([40], 1, 0)
+    guards.check_single_bos([1, 40], 1, 0)
+    for ids, wanted in (([40], 1), ([], 1), ([1, 1], 0)):
+        with pytest.raises(LabError, match="BOS token instead of once"):
+            guards.check_single_bos(ids, 1, wanted)
+
+
+def test_a_special_think_token_is_lost_in_decoding(tokenizer):
+    """As a special token it vanishes; as a plain added one it stays."""
+    from conftest import make_tokenizer
+
+    from helpers.prompts import check_template
+
+    special, plain = make_tokenizer(), make_tokenizer()
+    marks = ["<think>", "</think>"]
+    special.add_special_tokens(
+        {"additional_special_tokens": ["<|user|>", "<|assistant|>", *marks]}
+    )
+    plain.add_tokens(marks)
+    check_template(tokenizer, "plain")
+    check_template(plain, "plain")
+    with pytest.raises(LabError, match="loses the mark '<think>'"):
+        check_template(special, "plain")
+
+
+def test_rows_that_lose_a_mark_are_refused(tokenizer):
+    from helpers import training
+
+    ids = tokenizer("so</think>4", add_special_tokens=False)["input_ids"]
+    documents = [([1, *ids, 2], [-100, *ids, 2])]
+    training.check_completions(documents, ["so</think>4"], tokenizer)
+    with pytest.raises(LabError, match="written 2 times, 1 times after"):
+        training.check_completions(
+            documents, ["</think>so</think>4"], tokenizer
+        )
+
+
+# --- weights -------------------------------------------------------------
+
+
+def test_lora_layers_beyond_the_model_are_refused():
+    modules = {"q_proj"}
+    options = {"layers": (4, 15), "layer_count": 16}
+    guards.check_lora_targets(["q_proj"], modules, **options)
+    with pytest.raises(LabError, match="layers, numbered from 0"):
+        guards.check_lora_targets(["q_proj"], modules, layers=[16],
+                                  layer_count=16)  # fmt: skip
+
+
+def test_peft_says_nothing_where_one_of_several_targets_matches(tiny_model):
+    """The reason for the guard, on the installed version."""
+    import copy
+
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(target_modules=["q_proj", "W_pack"])
+    model = get_peft_model(copy.deepcopy(tiny_model), config)
+    names = [n for n, _ in model.named_parameters() if "lora_" in n]
+    assert names and not any("W_pack" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("options", "moves"),
+    [
+        ({}, False),
+        ({"modules_to_save": ["lm_head"]}, False),
+        ({"bias": "all"}, True),
+    ],
+)
+def test_the_guard_knows_what_peft_switches_off(tiny_model, options, moves):
+    """A trained weight moves "adapter off" exactly where the guard says."""
+    import copy
+
+    torch = pytest.importorskip("torch")
+    from peft import LoraConfig, get_peft_model
+
+    base = copy.deepcopy(tiny_model)
+    linear = base.model.layers[0].self_attn.q_proj
+    linear.bias = torch.nn.Parameter(torch.zeros(linear.out_features))
+    model = get_peft_model(
+        base, LoraConfig(target_modules=["q_proj"], **options)
+    )
+    ids = torch.tensor([[1, 40, 50]])
+    with torch.no_grad(), model.disable_adapter():
+        before = model(ids).logits
+    trained = [(n, w) for n, w in model.named_parameters() if w.requires_grad]
+    with torch.no_grad():
+        for _, weight in trained:
+            weight.add_(0.5)
+        with model.disable_adapter():
+            after = model(ids).logits
+    assert (not torch.equal(before, after)) == moves
+    said = run_guard("check_reference_control", [n for n, _ in trained])
+    assert bool(said) == moves
+
+
+def test_a_precomputed_reference_cannot_move():
+    names = ["lm_head.weight"]
+    guards.check_reference_control(names, precomputed=True)
+    with pytest.raises(LabError, match=r"lm_head\.weight"):
+        guards.check_reference_control(names)
+
+
+def test_a_merge_that_changes_nothing_is_named():
+    said = guards.check_merge_fidelity(1.0, 1.0, 0.0, "bfloat16")
+    assert "changed no weight at all" in said
+
+
+# --- outputs -------------------------------------------------------------
+
+
+def test_a_stage_without_its_output_is_not_finished(run):
+    with (
+        pytest.raises(LabError, match="wrote no nothing"),
+        run.stage("toy", {}) as record,
+    ):
+        record["outputs"] = ["nothing.jsonl"]
+    assert not run.is_done("toy", {}) and run.metrics() == {}
+
+
+def test_a_folder_of_a_file_is_refused(tmp_path):
+    with pytest.raises(LabError, match="is not a folder"):
+        guards.check_writable("x", is_folder=False, may_write=True)
 
 
 # --- monitor -------------------------------------------------------------

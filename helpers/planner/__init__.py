@@ -8,6 +8,7 @@ network. The parts can be used alone: ``choose_replicas`` lays out vLLM,
 from helpers.planner.cards import CARDS, Card, find_card
 from helpers.planner.convert import Assumptions, make_workload
 from helpers.planner.core import Plan, plan, plan_workload
+from helpers.planner.disk import estimate_run_space, estimate_space
 from helpers.planner.memory import (
     MemoryEstimate,
     estimate_sampling,
@@ -58,7 +59,9 @@ __all__ = [
     "count_lora",
     "count_parameters",
     "count_trainable",
+    "estimate_run_space",
     "estimate_sampling",
+    "estimate_space",
     "estimate_training",
     "find_card",
     "find_shape",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from helpers.guards import check_card_memory, check_travel
 from helpers.planner.cards import GIB
 from helpers.planner.memory import MemoryEstimate, full_logits_bytes
 from helpers.planner.parallelism import ReplicaPlan
@@ -77,13 +78,8 @@ def warn_rounding(workload: Workload, found: JobSteps) -> str:
         scheduler=job.lr_scheduler,
         dtype=workload.dtype,
     )
-    if not travel.is_erased:
-        return ""
-    return (
-        f"{job.title}: {travel}. Merged into {workload.dtype}, most of the "
-        "update is rounded away. Raise the learning rate or the steps, "
-        "merge in float32, or evaluate the adapter unmerged."
-    )
+    warning = check_travel(travel)
+    return f"{job.title}: {warning}" if warning else ""
 
 
 def smallest_gain(benchmark: Benchmark) -> float:
@@ -167,14 +163,23 @@ def warn_sharding(
 def warn_memory(workload: Workload, estimate: MemoryEstimate) -> str:
     """A job that does not fit its card."""
     card = workload.card
-    if card is None or estimate.fits(card.memory_gib):
+    if card is None:
         return ""
+    name = f"a {card.name}"
+    return judge_memory(estimate, name, card.memory_gib) or ""
+
+
+def judge_memory(
+    estimate: MemoryEstimate, card: str, have_gib: float
+) -> str | None:
+    """The guard's verdict on this estimate and a card of this memory."""
     largest = max(estimate.parts, key=estimate.parts.get)
-    return (
-        f"{estimate.title} needs {estimate.gib:.1f} GiB a card and a "
-        f"{card.name} has {card.memory_gib:.0f}. Most of it: {largest} "
-        f"({estimate.parts[largest] / GIB:.1f} GiB). Lower per_device_batch, "
-        "turn on gradient_checkpointing, quantize, or shard (ZeRO-3)."
+    return check_card_memory(
+        estimate.title,
+        estimate.gib,
+        card,
+        have_gib,
+        f"{largest} ({estimate.parts[largest] / GIB:.1f} GiB)",
     )
 
 

@@ -93,8 +93,9 @@ def make_workload(
         name=recipe.name,
         shape=shape,
         jobs=tuple(make_jobs(recipe, shape, measured, assumed)),
-        dtype=recipe.model.dtype,
+        dtype=choose_format(recipe, machine),
         quantization=recipe.model.quantization,
+        merged_quantization=recipe.model.merged_quantization,
         card=machine,
         cards=max(1, recipe.hardware.cards if cards is None else cards),
         strategy=getattr(recipe.hardware, "strategy", None) or "ddp",
@@ -113,6 +114,19 @@ def make_workload(
     )
 
 
+def choose_format(recipe: Recipe, card: Card | None) -> str:
+    """The recipe's dtype; "auto" as the card will settle it.
+
+    On a CPU it depends on the instructions of the machine that runs: fp32,
+    the larger one, is planned.
+    """
+    if recipe.model.dtype != "auto":
+        return recipe.model.dtype
+    if card is None:
+        return "float32"
+    return "bfloat16" if card.has_bf16 else "float16"
+
+
 def find_machine(recipe: Recipe, card: str | None = None) -> Card | None:
     """The card to plan for: asked for, in the recipe, or the tier's own."""
     if card:
@@ -122,6 +136,14 @@ def find_machine(recipe: Recipe, card: str | None = None) -> Card | None:
     named = getattr(recipe.hardware, "card", None)
     named = named or TIER_CARDS.get(recipe.name.split("-")[0])
     return find_card(named) if named else None
+
+
+def count_solutions(recipe: Recipe) -> int | None:
+    """Rows of worked solutions if none is lost; None where SFT has others."""
+    if recipe.solutions is None:
+        return None
+    wanted = sum(recipe.solutions.mix.values())
+    return min(wanted, recipe.solutions.cap or wanted)
 
 
 def make_jobs(
@@ -143,7 +165,8 @@ def make_jobs(
         measured.pair_share or assumed.pair_share,
     )
     expected = (
-        getattr(recipe.harvest, "expected_sft_rows", None),
+        getattr(recipe.harvest, "expected_sft_rows", None)
+        or count_solutions(recipe),
         getattr(recipe.harvest, "expected_pairs", None),
     )
     for section, share, known in zip(
@@ -195,7 +218,6 @@ def _train_job(kind: str, config: Any, rows: int, mean: float) -> TrainJob:
             tuple(layers) if layers else None,
         ),
         gradient_checkpointing=config.gradient_checkpointing,
-        paged_optimizer="paged" in str(getattr(config, "optim", "")),
         packing=getattr(config, "packing", False),
         min_steps_per_epoch=getattr(config, "min_steps_per_epoch", 0),
         precompute_ref=getattr(config, "precompute_ref_log_probs", True),

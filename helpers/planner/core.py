@@ -29,13 +29,13 @@ from helpers.planner.workload import (
     TrainJob,
     Workload,
     count_trainable,
+    mean_weight_bytes,
 )
 from helpers.recipes import Recipe
 
 # The published SFT gain, 6.3 points of the macro average.
 CLAIMED_GAIN = 0.063
 ASSUMED, EFFICIENCY, UNMEASURED = Assumptions(), Efficiency(), Measured()
-QUANTIZED_BYTES = {"nf4": 0.55, "int8": 1.0}
 
 
 @dataclass(frozen=True)
@@ -193,18 +193,18 @@ def _keep_size(workload: Workload, size: int) -> ReplicaPlan:
 
 
 def engine_bytes(workload: Workload) -> float:
-    """Bytes of one weight while serving."""
-    if workload.quantization:
-        return QUANTIZED_BYTES[workload.quantization]
-    return workload.compute_bytes
+    """Bytes of an average weight while serving."""
+    return mean_weight_bytes(
+        workload.shape, workload.dtype, workload.quantization
+    )
 
 
 def estimate_memory(workload: Workload) -> list[MemoryEstimate]:
     """One estimate a job, for one card."""
     return [
-        estimate_sampling(workload, job)
+        estimate_sampling(workload.holding(job), job)
         if isinstance(job, SampleJob)
-        else estimate_training(workload, job)
+        else estimate_training(workload.holding(job), job)
         for job in workload.jobs
     ]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from helpers.guards.machine import USABLE
 from helpers.planner.cards import GIB
 from helpers.planner.serving import (
     kv_bytes_per_card,
@@ -22,13 +23,11 @@ from helpers.planner.workload import (
     TrainJob,
     Workload,
     count_trainable,
+    count_weight_bytes,
 )
 
 # Context, kernels and the libraries' work space on a card.
 CUDA_BYTES = 1.0 * GIB
-# NF4: half a byte, one byte of scale per 64 weights, and an fp32 scale for
-# every 256 of those (double quantization).
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 # TRL's head: logits of so many tokens by so many words at once.
 TILE_TOKENS, TILE_WORDS = 4096, 32768
 # fp32 copies of a tile that its torch version makes, off the GPU.
@@ -68,35 +67,27 @@ class MemoryEstimate:
 
     def fits(self, memory_gib: float) -> bool:
         """Within 95 % of a card; the rest is lost to fragmentation."""
-        return self.gib <= 0.95 * memory_gib
+        return self.gib <= USABLE * memory_gib
 
 
-def weight_bytes(workload: Workload) -> float:
+def weight_bytes(workload: Workload, *, training: bool = False) -> float:
     """Bytes of the frozen model on one card, before any sharding.
 
-    bitsandbytes quantizes the matrices of the layers; embeddings, head and
-    norms stay in the compute dtype.
+    PEFT's preparation for training turns what is not quantized to fp32.
     """
-    shape, size = workload.shape, workload.compute_bytes
-    total = count_parameters(shape)
-    if workload.quantization is None:
-        return total * size
-    matrices = shape.num_hidden_layers * sum(
-        i * o for i, o in shape.modules.values()
+    return count_weight_bytes(
+        workload.shape,
+        workload.dtype,
+        workload.quantization,
+        rest=4 if training else 0,
     )
-    rows = shape.num_hidden_layers * sum(o for _, o in shape.modules.values())
-    if workload.quantization == "nf4":
-        quantized = matrices * NF4_BYTES
-    else:
-        quantized = matrices + 4 * rows
-    return (total - matrices) * size + quantized
 
 
 def adapter_bytes(workload: Workload, job: TrainJob) -> float:
     """Trained weights, their gradients and AdamW's two moments.
 
-    PEFT keeps adapters of a 16-bit model in fp32; TRL turns them to bf16 on
-    a quantized base and under ZeRO-3, where DeepSpeed holds fp32 masters.
+    Adapters are in fp32; under ZeRO-3 TRL has them in bf16, and DeepSpeed
+    holds fp32 masters.
     """
     trainable, _ = count_trainable(workload.shape, job)
     world = workload.world_size
@@ -109,11 +100,7 @@ def adapter_bytes(workload: Workload, job: TrainJob) -> float:
     if job.lora is None:
         size = workload.compute_bytes
         return trainable * (3 * size)  # gradient and moments
-    if workload.quantization:
-        moments = 8 if job.paged_optimizer else 4
-        each = 2 + 2 + moments
-    else:
-        each = 4 + 4 + 8
+    each = 4 + 4 + 8  # weight, gradient, two moments
     return trainable * (each + (4 if world > 1 else 0))  # DDP's buckets
 
 
@@ -202,7 +189,9 @@ def estimate_training(workload: Workload, job: TrainJob) -> MemoryEstimate:
     layer += attention_bytes(workload, sequences, length)
     gradients = tokens * size * (3 * shape.intermediate_size)
     if job.gradient_checkpointing:
-        checkpoints = tokens * size * shape.hidden_size * layers
+        # fp32 embeddings of a quantized base make all hidden states fp32
+        stream = 4 if workload.quantization else size
+        checkpoints = tokens * stream * shape.hidden_size * layers
         activations = layer + gradients
     else:
         checkpoints, activations = 0.0, _count_open(shape, job) * layer
@@ -259,7 +248,7 @@ def _finish(
 
 def _shard_weights(workload: Workload) -> tuple[float, float]:
     """(own share of the weights, weights gathered for use) in bytes."""
-    weights = weight_bytes(workload)
+    weights = weight_bytes(workload, training=True)
     world = workload.world_size
     if workload.strategy != "zero3" or world == 1:
         return weights, 0.0

@@ -14,7 +14,12 @@ from helpers.planner.shapes import (
     count_active_parameters,
     count_parameters,
 )
-from helpers.planner.workload import SampleJob, TrainJob, Workload
+from helpers.planner.workload import (
+    SampleJob,
+    TrainJob,
+    Workload,
+    mean_weight_bytes,
+)
 
 
 @dataclass(frozen=True)
@@ -128,9 +133,9 @@ def estimate_sampling_rate(
     card = workload.card
     if card is None:
         return None
-    size = 0.55 if workload.quantization == "nf4" else workload.compute_bytes
-    if workload.quantization == "int8":
-        size = 1
+    size = mean_weight_bytes(
+        workload.shape, workload.dtype, workload.quantization
+    )
     context = job.prompt_tokens + job.mean_tokens / 2
     most = SEQUENCES if workload.engine == "vllm" else workload.sampling_batch
     if kv_tokens is not None:

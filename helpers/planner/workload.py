@@ -24,6 +24,10 @@ ALL_MODULES = (
 )
 Strategy = Literal["ddp", "zero2", "zero3"]
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# bitsandbytes. NF4: half a byte, one byte of scale per 64 weights, and an
+# fp32 scale for every 256 of those (double quantization). 8 bits have an fp32
+# scale a row beside.
+QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,6 @@ class TrainJob:
     lr_scheduler: str = "cosine"
     lora: Lora | None = Lora()
     gradient_checkpointing: bool = False
-    paged_optimizer: bool = False
     packing: bool = False
     min_steps_per_epoch: int = 0
     precompute_ref: bool = True
@@ -121,6 +124,7 @@ class Workload:
     jobs: tuple[TrainJob | SampleJob, ...]
     dtype: str = "bfloat16"
     quantization: Literal["nf4", "int8"] | None = None
+    merged_quantization: Literal["nf4", "int8"] | None = None
     card: Card | None = None
     cards: int = 1
     strategy: Strategy = "ddp"
@@ -144,9 +148,45 @@ class Workload:
         """Bytes of one number in the forward pass."""
         return DTYPE_BYTES[self.dtype]
 
+    def holding(self, job: TrainJob | SampleJob) -> Workload:
+        """This workload with the bits of the model that a job works on.
+
+        DPO trains, and evaluation in the end asks, a merged model.
+        """
+        if job.name == "evaluate" or getattr(job, "kind", "") == "dpo":
+            return replace(self, quantization=self.merged_quantization)
+        return self
+
     def on(self, card: Card | None, cards: int = 1) -> Workload:
         """The same work on another machine."""
         return replace(self, card=card, cards=cards)
+
+
+def count_weight_bytes(
+    shape: ModelShape, dtype: str, quantization: str | None, rest: float = 0
+) -> float:
+    """Bytes of a whole model.
+
+    bitsandbytes quantizes the matrices of the layers; embeddings, head and
+    norms stay as they are: in the dtype, or of ``rest`` bytes each.
+    """
+    total, size = count_parameters(shape), DTYPE_BYTES[dtype]
+    if quantization is None:
+        return total * size
+    layers = shape.num_hidden_layers
+    matrices = layers * sum(i * o for i, o in shape.modules.values())
+    quantized = matrices * QUANTIZED_BYTES[quantization]
+    if quantization == "int8":
+        quantized += 4 * layers * sum(o for _, o in shape.modules.values())
+    return (total - matrices) * (rest or size) + quantized
+
+
+def mean_weight_bytes(
+    shape: ModelShape, dtype: str, quantization: str | None
+) -> float:
+    """Bytes of an average weight of a model."""
+    whole = count_weight_bytes(shape, dtype, quantization)
+    return whole / count_parameters(shape)
 
 
 def count_lora(shape: ModelShape, lora: Lora) -> int:

@@ -1,0 +1,185 @@
+"""What this machine has: Python, packages, memory, disk, cards.
+
+Only looked at, nothing is changed. torch is asked for the cards when it is
+installed; where it has none, ``nvidia-smi`` is.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from helpers.engines.gpus import query_gpus
+from helpers.guards import BF16_CAPABILITY
+from helpers.runs import REPO_ROOT
+
+GIB = 2**30
+REQUIRED = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "accelerate",
+    "math-verify",
+    "papermill",
+)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One CUDA device: name, SM capability, memory in GiB."""
+
+    name: str
+    capability: tuple[int, int]
+    memory_gib: float
+
+    @property
+    def bf16(self) -> bool:
+        """True when the card computes in bfloat16 itself."""
+        return self.capability >= BF16_CAPABILITY
+
+    def __str__(self) -> str:
+        major, minor = self.capability
+        what = f"SM {major}.{minor}, {self.memory_gib:.1f} GiB"
+        why = (
+            "bf16 yes (Ampere or newer)"
+            if self.bf16
+            else "bf16 no (older than Ampere: fp16 with loss scaling)"
+        )
+        return f"{self.name}, {what}, {why}"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What counts for choosing a tier; memory and disk in GiB.
+
+    ``memory_gib`` is what this process may use: the machine's memory, or a
+    container's limit where that is lower. ``torch_cuda`` is False where cards
+    are there and torch cannot use them.
+    """
+
+    python: tuple[int, int, int]
+    cores: int
+    memory_gib: float
+    available_gib: float
+    disk_gib: float
+    gpus: tuple[Gpu, ...] = ()
+    mps: bool = False
+    torch_cuda: bool = True
+    versions: dict[str, str | None] = field(default_factory=dict)
+
+
+def inspect_machine(folder: str | Path = ".") -> Machine:
+    """Read versions, cores, memory, disk and GPUs; changes nothing."""
+    memory = psutil.virtual_memory()
+    limit = read_container_limit()
+    total = min(memory.total, limit or memory.total)
+    gpus, mps = inspect_accelerators()
+    seen = gpus or list_driver_cards()
+    return Machine(
+        python=sys.version_info[:3],
+        cores=count_cores(),
+        memory_gib=total / GIB,
+        available_gib=min(memory.available, total) / GIB,
+        disk_gib=measure_free(folder),
+        gpus=seen,
+        mps=mps,
+        torch_cuda=bool(gpus) or not seen,
+        versions={name: find_version(name) for name in REQUIRED},
+    )
+
+
+def inspect_accelerators() -> tuple[tuple[Gpu, ...], bool]:
+    """CUDA cards and whether Apple's MPS is there; empty without torch."""
+    if importlib.util.find_spec("torch") is None:
+        return (), False
+    import torch
+
+    gpus = []
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            card = torch.cuda.get_device_properties(index)
+            gpus.append(
+                Gpu(
+                    card.name,
+                    (card.major, card.minor),
+                    card.total_memory / GIB,
+                )
+            )
+    return tuple(gpus), torch.backends.mps.is_available()
+
+
+def list_driver_cards() -> tuple[Gpu, ...]:
+    """The cards that nvidia-smi lists, for a torch that sees none.
+
+    CUDA_VISIBLE_DEVICES is respected, as indices or as UUIDs.
+    """
+    fields = "index,uuid,name,memory.total,compute_cap"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    cards = []
+    for row in query_gpus(fields):
+        index, uuid, name, mib, capability = (*row, "", "")[:5]
+        wanted = (visible or "").split(",")
+        if visible is not None and not any(
+            n.strip() == index or (n.strip() and uuid.startswith(n.strip()))
+            for n in wanted
+        ):
+            continue
+        major, _, minor = capability.partition(".")
+        if mib.replace(".", "", 1).isdigit() and major.isdigit():
+            known = (int(major), int(minor or 0))
+            cards.append(Gpu(name, known, float(mib) / 1024))
+    return tuple(cards)
+
+
+def measure_free(folder: str | Path) -> float:
+    """GiB free where ``folder`` lies, or would lie."""
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free / GIB
+
+
+def count_cores() -> int:
+    """Cores this process may use, at most what the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def read_container_limit() -> int | None:
+    """Memory limit in bytes of a Linux container, if there is one."""
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def find_version(name: str) -> str | None:
+    """Installed version of a distribution, or None."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def read_constraints() -> dict[str, str]:
+    """``{"torch": "2.13.0", …}`` from constraints.txt; empty without it."""
+    path = REPO_ROOT / "constraints.txt"
+    if not path.is_file():
+        return {}
+    pairs = (
+        line.split("==")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "==" in line and not line.startswith("#")
+    )
+    return {name.strip().lower(): v.strip() for name, v in pairs}

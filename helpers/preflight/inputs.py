@@ -1,0 +1,47 @@
+"""The problem sets: are they here, or will they be fetched?"""
+
+from __future__ import annotations
+
+from helpers.doctor import Line
+from helpers.errors import LabError
+from helpers.machine import Machine
+from helpers.preflight.lines import blame
+from helpers.preflight.model import is_offline
+from helpers.problems.reading import find_copy
+from helpers.problems.registry import GYM_PREFIX, SOURCES, find_source
+from helpers.recipes import Recipe
+from helpers.runs import resolve_data
+
+
+def judge_inputs(recipe: Recipe, machine: Machine) -> list[Line]:
+    """Training, dev and benchmark sets, one line each that is not here."""
+    names = [recipe.data.train, recipe.data.dev]
+    names += [b.path for b in recipe.evaluate.benchmarks]
+    lines = [judge_set(name) for name in dict.fromkeys(names)]
+    bad = [line for line in lines if line.status != "OK"]
+    here = len(lines) - len(bad)
+    return [Line("OK", "problem sets", f"{here} are here"), *bad]
+
+
+def judge_set(name: str) -> Line:
+    """One set: a file, a local copy, a generator, or the hub."""
+    title = f"problem set {name}"
+    if name not in SOURCES and not name.startswith(GYM_PREFIX):
+        if resolve_data(name).is_file():
+            return Line("OK", title, "a file")
+        text = f"there is no {resolve_data(name)}. Do this: check the path."
+        return Line("FAIL", title, text)
+    try:
+        source = find_source(name)
+    except LabError as error:
+        return blame(title, error)
+    if name.startswith(GYM_PREFIX):
+        return Line("OK", title, "made on the spot")
+    if any(path.is_file() for path in find_copy(source)):
+        return Line("OK", title, "a local copy")
+    copy = f"put a copy named {name}.jsonl into MATHSLM_DATA_DIR"
+    if is_offline():
+        text = f"not here, and HF_HUB_OFFLINE is set. Do this: {copy}, or"
+        return Line("WARN", title, f"{text} fill the cache while connected.")
+    text = f"comes from the hub ({source.hub_id}); without one: {copy}"
+    return Line("WARN", title, text)

@@ -1,0 +1,111 @@
+"""The run folder: can it be written, is there room, would it mix?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers.doctor import Line
+from helpers.errors import LabError
+from helpers.guards import check_same_inputs, check_space
+from helpers.machine import Machine
+from helpers.planner import estimate_run_space, estimate_space
+from helpers.preflight.lines import blame, try_guard
+from helpers.preflight.model import find_cached
+from helpers.recipes import Recipe, recipe_hash
+from helpers.records import read_json, require_writable
+from helpers.runs import RunDir
+
+# What of a recipe a stage depends on, by the name of its recorded input.
+SECTIONS = {
+    "distill": ("harvest", ("harvest",)),
+    "sft": ("recipe", ("seed", "model", "sft")),
+    "merge-sft": ("recipe", ("model",)),
+    "dpo": ("recipe", ("seed", "model")),
+    "merge-dpo": ("recipe", ("model",)),
+}
+
+
+def judge_results(
+    recipe: Recipe, folder: Path, machine: Machine, *, force: bool
+) -> list[Line]:
+    """Writable, enough room, and nothing there that would be replaced."""
+    return [
+        judge_output(folder),
+        judge_room(recipe, folder, machine),
+        *judge_earlier(recipe, folder, force),
+    ]
+
+
+def judge_output(folder: Path) -> Line:
+    """Whether the run folder is there, or can be made, and written."""
+    nearest = folder.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    made = "is there" if nearest == folder.absolute() else "can be made"
+    return try_guard(
+        "output",
+        lambda: require_writable(nearest),
+        f"{folder} {made} and written",
+    )
+
+
+def judge_room(recipe: Recipe, folder: Path, machine: Machine) -> Line:
+    """The disk against what this recipe writes, and fetches."""
+    need = estimate_run_space(recipe)
+    text = f"a run writes up to {need:,} MB"
+    if "/" in recipe.model.id and not _is_here(recipe):
+        fetched = estimate_space(recipe, "merge")
+        need += fetched
+        text += f", the model to fetch has {fetched:,} MB"
+    have = machine.disk_gib * 1024
+    return try_guard(
+        "disk",
+        lambda: check_space(str(folder), have, need),
+        f"{text}; {have:,.0f} MB are free",
+    )
+
+
+def _is_here(recipe: Recipe) -> bool:
+    from helpers.models import find_base
+
+    try:
+        return find_base(recipe).is_dir() or find_cached(recipe) is not None
+    except LabError:
+        return True  # a missing folder is another line's matter
+
+
+def judge_earlier(recipe: Recipe, folder: Path, force: bool) -> list[Line]:
+    """Results of another recipe in the folder; empty when it is new."""
+    if not (folder / "recipe.yaml").is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            text = f"{folder} is not empty and holds no recipe.yaml. Do this: "
+            return [Line("FAIL", "results", text + "choose another --run-dir")]
+        return [Line("OK", "results", "none there yet")]
+    run = RunDir(folder, recipe)
+    try:
+        run.check_same_recipe()
+    except LabError as error:
+        return [blame("results", error)]
+    changed = [name for name in SECTIONS if _has_changed(recipe, run, name)]
+    if changed and force:
+        text = f"{', '.join(changed)} will be set aside (--force)"
+        return [Line("WARN", "results", text)]
+    return [
+        try_guard(
+            "results",
+            lambda: [
+                check_same_inputs(str(folder), name, ["recipe"])
+                for name in changed
+            ],
+            "those that are there are of this recipe",
+        )
+    ]
+
+
+def _has_changed(recipe: Recipe, run: RunDir, stage: str) -> bool:
+    """Whether a finished stage was made with other settings."""
+    path = run.file("stages", f"{stage}.json")
+    if not path.is_file():
+        return False
+    key, sections = SECTIONS[stage]
+    return read_json(path)["inputs"].get(key) != recipe_hash(recipe, *sections)
