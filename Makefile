@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
+ZERO3 ?= .venv-zero3
 TIER ?= pocket
 RUN_DIR ?= runs/$(TIER)
 BIN = $(VENV)/bin
@@ -11,19 +12,25 @@ VPY = $(VLLM_VENV)/bin/python
 PY = $(BIN)/python
 CHECK = import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python {v.major}.{v.minor} is too old: 3.11 or newer is needed. Do this: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)")
 
-.PHONY: course install test test-vllm notebooks report clean lint
+.PHONY: course install test test-vllm test-zero3 gpu-check notebooks report clean lint
 .DELETE_ON_ERROR:
 
-course: $(VENV)/.installed  ## run notebooks 00-05 on TIER into RUN_DIR
+course: $(VENV)/.installed  ## run notebooks 00-07 on TIER into RUN_DIR
 	$(BIN)/mathslm course --tier $(TIER) --run-dir $(RUN_DIR)
 
 install: $(VENV)/.installed  ## the environment alone
 
 test: $(VENV)/.installed-dev lint  ## everything that CI runs
-	$(PY) -m pytest && $(MAKE) test-vllm
+	$(PY) -m pytest && $(MAKE) test-zero3 test-vllm
 
 test-vllm: $(VENV)/.installed-dev $(VLLM_VENV)/.installed  ## real servers
 	MATHSLM_VLLM=$(abspath $(VLLM_VENV)/bin/vllm) $(PY) -m pytest $(REAL)
+
+test-zero3: $(VENV)/.installed-dev $(ZERO3)/.installed  ## two processes
+	PYTHONPATH=$(abspath $(ZERO3)) $(PY) -m pytest -k zero tests/test_several_ranks.py
+
+gpu-check: $(VENV)/.installed-dev  ## on a GPU machine: data/measured/gpu
+	$(PY) -m helpers.gpu_check
 
 notebooks: $(VENV)/.installed-dev  ## source/*.py -> executed *.ipynb
 	$(PY) notebooks/pair.py execute
@@ -59,4 +66,10 @@ $(VLLM_VENV)/.installed: $(REAL)/requirements.txt $(REAL)/alias/pyproject.toml |
 	$(VPY) -m pip install -r $(REAL)/requirements.txt
 	$(VPY) -m pip uninstall -y torchvision torchaudio torchcodec
 	$(VPY) -m pip install --no-deps --no-build-isolation ./$(REAL)/alias
+	touch $@
+
+# DeepSpeed beside the environment, not in it: with it there, every training
+# of the course would import it.
+$(ZERO3)/.installed: constraints.txt | $(PY)
+	$(PY) -m pip install -c constraints.txt --no-deps --upgrade --target $(ZERO3) deepspeed einops hjson msgpack ninja py-cpuinfo
 	touch $@

@@ -13,14 +13,17 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from helpers.errors import LabError
 from helpers.records import disk_errors, read_json, write_json, write_text
 from helpers.runs import RunDir, hash_file
 
 LINEAGE = "lineage.json"  # in a merged model: hashes of its parts
+SEAL = "complete"  # in a checkpoint: all processes have written their part
 STAMP = "inputs.json"  # beside checkpoints: hashes of what they depend on
 HASH_WHOLE_BELOW = 1 << 28  # bytes: of larger models blocks are hashed
+HARVEST = ("sft.jsonl", "pairs.jsonl")  # other rows: <stage>.jsonl
 BLOCKS, BLOCK = 64, 1 << 16  # of each file: so many, so many bytes each
 
 
@@ -29,8 +32,8 @@ def prepare_checkpoints(
 ) -> str | None:
     """The checkpoint to go on from, or None.
 
-    A checkpoint counts when it is complete (its trainer state is written
-    last) and was made from the same inputs.
+    A checkpoint counts when it is complete, see :func:`seal_checkpoint`, can
+    still be read, and was made from the same inputs.
 
     Args:
         folder: ``<run folder>/<tag>/checkpoints``.
@@ -48,13 +51,41 @@ def prepare_checkpoints(
     done = [
         path
         for path in folder.glob("checkpoint-*")
-        if (path / "trainer_state.json").is_file()
+        if (path / SEAL).is_file() and is_whole(path)
     ]
     if not done:
         return None
     last = max(done, key=lambda path: int(path.name.rpartition("-")[2]))
     print(f"Going on from {last}.")
     return str(last)
+
+
+def seal_checkpoint(path: Path) -> None:
+    """Mark a checkpoint as whole, after its last file was written."""
+    (path / SEAL).touch()
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every file of a checkpoint can be opened; says which cannot.
+
+    A disk that was full, or failed, leaves files that look finished. Only
+    their heads and tables of contents are read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        try:
+            if path.suffix == ".safetensors":
+                with safe_open(path, "numpy"):
+                    continue
+            elif path.suffix == ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+            elif path.suffix in (".pt", ".pth") and not is_zipfile(path):
+                raise ValueError("cut off")
+        except (SafetensorError, OSError, ValueError):
+            print(f"{folder} is left out: {path.name} was cut off.")
+            return False
+    return True
 
 
 def refuse_foreign(
@@ -139,7 +170,7 @@ def _read_blocks(path: Path) -> bytes:
 
 
 def find_harvest(run: RunDir, name: str, smoke: bool = False) -> Path:
-    """The harvest file; a smoke run may use that of a smoke distillation.
+    """A file of training rows; a smoke run may use a smoke distillation's.
 
     Raises:
         LabError: it is not there; names the command that makes it.
@@ -147,7 +178,8 @@ def find_harvest(run: RunDir, name: str, smoke: bool = False) -> Path:
     path, trial = run.file(name), run.file("smoke", "distill", name)
     if smoke and trial.exists() and not path.exists():
         return trial
-    return require_file(path, "mathslm distill", run)
+    stage = "distill" if name in HARVEST else Path(name).stem
+    return require_file(path, f"mathslm {stage}", run)
 
 
 def require_current_merge(run: RunDir, tag: str) -> None:

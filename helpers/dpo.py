@@ -14,10 +14,11 @@ import statistics
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from helpers import guards
+from helpers import guards, ranks
 from helpers.checkpoints import (
     find_harvest,
     fingerprint_model,
@@ -28,10 +29,13 @@ from helpers.checkpoints import (
     require_file,
 )
 from helpers.errors import LabError
+from helpers.pair_checks import select_pairs
+from helpers.planner.disk import estimate_space
 from helpers.recipes import Recipe, recipe_hash
 from helpers.recipes.schema import DpoConfig
 from helpers.records import PairRow, read_records
 from helpers.runs import RunDir, hash_file, require_space
+from helpers.settle import settle_model
 
 # The precomputed and the live forward pass round differently in 16 bits.
 START_TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 2e-2}
@@ -66,16 +70,19 @@ def run_dpo(
     tag = f"dpo-{variant}" if variant else "dpo"
     smoke = smoke_steps is not None
     pairs_path = find_harvest(run, "pairs.jsonl", smoke)
+    recipe = ranks.run_first(partial(settle_model, recipe, run))
     base = find_base(recipe, run, smoke)
-    require_space(run.path, 200)
+    require_space(run.path, estimate_space(recipe, "dpo"))
     inputs = describe_inputs(recipe, config, pairs_path, base)
     if smoke:
         folder, stage = run.file("smoke", tag), nullcontext({})
     else:
-        if run.is_done(tag, inputs, force):
+        done = partial(run.is_done, tag, inputs, force)
+        if ranks.run_first(done):
             print(f"DPO is done: {tag}/adapter is loaded.")
             return run.metrics()[tag]
         folder, stage = run.file(tag), run.stage(tag, inputs)
+        inputs = inputs | ranks.describe_sharding()
         refuse_foreign(folder / "checkpoints", inputs, force)
     pairs = read_records(pairs_path, PairRow)
     if not pairs:
@@ -133,7 +140,7 @@ def train_adapter(
     from helpers.dpo_trainer import DpoWatch
     from helpers.models import load_model
 
-    model, tokenizer = load_model(recipe, base)
+    model, tokenizer = load_model(recipe, base, training=True)
     checkpoints = folder / "checkpoints"
     check = select_pairs(recipe, config, tokenizer, pairs)
     kept = [pairs[index] for index in check.kept]
@@ -147,32 +154,20 @@ def train_adapter(
     )
     start_loss = check_trainer(recipe, trainer, tokenizer, kept)
     monitor = build_monitor(config, count, smoke_steps is not None)
-    trainer.add_callback(DpoWatch(monitor))
+    nats = None if smoke_steps else config.stop_below_nats
+    watch = DpoWatch(monitor, nats and nats * config.beta)
+    trainer.add_callback(watch)
     resume = None
     if smoke_steps is None:
-        resume = prepare_checkpoints(checkpoints, inputs, force)
+        resume = ranks.run_first(
+            partial(prepare_checkpoints, checkpoints, inputs, force)
+        )
     speed = training.fit(trainer, "DPO", folder, count, resume)
     return summarise(config, trainer, count, check, monitor) | {
         "start_loss": start_loss,
+        "stopped_early": watch.stopped,
         "tokens_per_second": round(speed, 1),
     }
-
-
-def select_pairs(
-    recipe: Recipe,
-    config: DpoConfig,
-    tokenizer: Any,
-    pairs: Sequence[PairRow],
-) -> guards.PairCheck:
-    """Check the prompts' template; sort out pairs that cannot be used."""
-    from helpers.training import check_rendered
-
-    check_rendered(
-        tokenizer, (p.prompt for p in pairs), recipe.data.prompt_template
-    )
-    return guards.check_pairs(
-        pairs, measure_pairs(tokenizer, pairs), config.max_length
-    )
 
 
 def count_dpo_steps(
@@ -204,18 +199,6 @@ def build_monitor(
     return guards.DpoMonitor(noop_margin, wait, config.overfit_margin)
 
 
-def measure_pairs(tokenizer: Any, pairs: Sequence[PairRow]) -> list[int]:
-    """Tokens of prompt + longer answer + end token, per pair."""
-
-    def encode(texts: list[str]) -> list[list[int]]:
-        return tokenizer(texts, add_special_tokens=False)["input_ids"]
-
-    chosen = encode([p.prompt + p.chosen for p in pairs])
-    rejected = encode([p.prompt + p.rejected for p in pairs])
-    both = zip(chosen, rejected, strict=True)
-    return [max(len(a), len(b)) + 1 for a, b in both]
-
-
 def build_trainer(
     recipe: Recipe,
     config: DpoConfig,
@@ -229,7 +212,7 @@ def build_trainer(
     from trl import DPOConfig
 
     from helpers import training
-    from helpers.dpo_trainer import TieAwareDPOTrainer
+    from helpers.dpo_trainer import TieAwareDPOTrainer, make_dataset
 
     count = count_dpo_steps(config, len(pairs), smoke_steps)
     settings = training.build_arguments(
@@ -244,28 +227,10 @@ def build_trainer(
                 beta=config.beta,
                 precompute_ref_log_probs=config.precompute_ref_log_probs,
             ),
-            train_dataset=make_dataset(tokenizer, pairs),
+            train_dataset=make_dataset(tokenizer, pairs, output_dir),
             processing_class=tokenizer,
             peft_config=training.build_lora(config.lora, model),
         )
-
-
-def make_dataset(tokenizer: Any, pairs: Sequence[PairRow]) -> Any:
-    """The pairs as TRL wants them: text prompt, chosen and rejected."""
-    from datasets import Dataset
-
-    from helpers.training import undouble_bos
-
-    return Dataset.from_list(
-        [
-            {
-                "prompt": undouble_bos(tokenizer, pair.prompt),
-                "chosen": pair.chosen,
-                "rejected": pair.rejected,
-            }
-            for pair in pairs
-        ]
-    )
 
 
 def check_trainer(
@@ -287,6 +252,13 @@ def check_trainer(
             hidden = [-100] * len(row["prompt_ids"])
             documents.append((row["prompt_ids"] + answer, hidden + answer))
     training.check_supervision(documents, prompts, tokenizer)
+    answers = [text for p in pairs for text in (p.chosen, p.rejected)]
+    training.check_completions(documents, answers, tokenizer)
+    weights = trainer.model.named_parameters()
+    guards.check_reference_control(
+        [name for name, weight in weights if weight.requires_grad],
+        precomputed=trainer.args.precompute_ref_log_probs,
+    )
     loss = measure_start_loss(trainer)
     guards.check_dpo_start(loss, START_TOLERANCE[recipe.model.dtype])
     return loss
@@ -316,7 +288,7 @@ def summarise(
         "pairs_too_long": check.too_long,
         "effective_batch": count.effective_batch,
         "steps_per_epoch": count.per_epoch,
-        "steps": count.total,
+        "steps": trainer.state.global_step,
         "floor_steps": count.floor_total,
         "first_loss": losses[0],
         "last_loss": losses[-1],

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
+from transformers.integrations import deepspeed
 from trl import DPOTrainer
 
+from helpers.batching import GroupedByLength
 from helpers.guards import DpoMonitor
-from helpers.training import GroupedByLength
+from helpers.records import PairRow
+from helpers.training import share_rows, undouble_bos
 
 TIE = 1e-6  # a reward margin below this is a tie
+
+
+def make_dataset(
+    tokenizer: Any, pairs: Sequence[PairRow], folder: Path
+) -> Any:
+    """The pairs as TRL wants them: text prompt, chosen and rejected."""
+    return share_rows(
+        [
+            {
+                "prompt": undouble_bos(tokenizer, pair.prompt),
+                "chosen": pair.chosen,
+                "rejected": pair.rejected,
+            }
+            for pair in pairs
+        ],
+        folder,
+    )
 
 
 class TieAwareDPOTrainer(GroupedByLength, DPOTrainer):
@@ -60,6 +83,27 @@ class TieAwareDPOTrainer(GroupedByLength, DPOTrainer):
         metrics["tie_fraction"].append(ties)
 
 
+@contextmanager
+def expect_weights_as_they_are(model: torch.nn.Module) -> Iterator[None]:
+    """Let TRL compute with a model that ZeRO-3 has not divided yet.
+
+    Where ZeRO-3 is configured TRL gathers weights before it uses them. They
+    are divided when training starts, or when the reference is computed
+    before; until then every rank has them whole.
+    """
+    found = deepspeed._hf_deepspeed_config_weak_ref
+    config = found() if found else None
+    divided = any(hasattr(p, "ds_status") for p in model.parameters())
+    if config is None or divided:
+        yield
+        return
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed.set_hf_deepspeed_config(config)
+
+
 def measure_start_loss(trainer: DPOTrainer) -> float:
     """The loss on the first rows before any update, in nats."""
     size = min(len(trainer.train_dataset), trainer.args.train_batch_size)
@@ -67,7 +111,11 @@ def measure_start_loss(trainer: DPOTrainer) -> float:
     inputs = trainer._prepare_inputs(trainer.data_collator(rows))
     was_training = trainer.model.training
     trainer.model.eval()
-    with torch.no_grad(), trainer.compute_loss_context_manager():
+    with (
+        torch.no_grad(),
+        trainer.compute_loss_context_manager(),
+        expect_weights_as_they_are(trainer.model),
+    ):
         loss = trainer.compute_loss(trainer.model, inputs).item()
     trainer.model.train(was_training)
     trainer._metrics["eval"].clear()
@@ -75,10 +123,17 @@ def measure_start_loss(trainer: DPOTrainer) -> float:
 
 
 class DpoWatch(TrainerCallback):
-    """Feeds the trainer's log to a :class:`~helpers.guards.DpoMonitor`."""
+    """Feeds the trainer's log to a :class:`~helpers.guards.DpoMonitor`.
 
-    def __init__(self, monitor: DpoMonitor):
-        self.monitor = monitor
+    Args:
+        stop_margin: the run ends at the monitor's ``noop_after_steps`` when
+            its mean margin, projected to the last step, is smaller (β·nats);
+            None: never.
+    """
+
+    def __init__(self, monitor: DpoMonitor, stop_margin: float | None = None):
+        self.monitor, self.stop_margin = monitor, stop_margin
+        self.stopped = False
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         """A resumed run: look at what was logged before."""
@@ -88,6 +143,21 @@ class DpoWatch(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         """Look at one logged step."""
         self._observe(state.global_step, logs or {})
+        due = state.global_step == self.monitor.noop_after_steps
+        if self.stop_margin is None or not due:
+            return
+        left = state.max_steps / state.global_step
+        if abs(self.monitor.mean_margin) * left < self.stop_margin:
+            control.should_training_stop = self.stopped = True
+            self._say(
+                [
+                    f"Stopped at step {state.global_step} of "
+                    f"{state.max_steps}: the mean margin "
+                    f"{self.monitor.mean_margin:+.4f} would not reach "
+                    f"{self.stop_margin:.4f} β·nats, so the evaluation would "
+                    "show nothing. Raise dpo.learning_rate."
+                ]
+            )
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
         """Say the verdict, also of a run that was shorter than the wait."""

@@ -25,11 +25,18 @@ from typing import Any
 
 import yaml
 
-from helpers import __version__
+from helpers import __version__, guards
 from helpers.errors import LabError
-from helpers.locks import hold_lock
+from helpers.locks import hold_lock, is_first_rank
 from helpers.recipes import Recipe
-from helpers.records import disk_errors, read_json, write_json, write_text
+from helpers.records import (
+    disk_errors,
+    measure_size,
+    read_json,
+    require_writable,
+    write_json,
+    write_text,
+)
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 REPO_ROOT = Path(__file__).resolve().parent.parent
@@ -56,9 +63,10 @@ class RunDir:
         run = cls(Path(path), recipe)
         with disk_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
+        require_writable(run.path)
         stored = run.path / "recipe.yaml"
         if stored.is_file():
-            run._check_same_recipe(stored)
+            run.check_same_recipe()
         elif any(run.path.iterdir()):
             raise LabError(
                 f"{run.path} is not empty and holds no recipe.yaml.",
@@ -77,7 +85,9 @@ class RunDir:
         text = yaml.safe_dump(data, sort_keys=False)
         write_text(self.file("recipe.yaml"), text)
 
-    def _check_same_recipe(self, stored: Path) -> None:
+    def check_same_recipe(self) -> None:
+        """LabError when the folder's recipe differs in its IDENTITY."""
+        stored = self.file("recipe.yaml")
         try:
             old = yaml.safe_load(stored.read_text(encoding="utf-8")) or {}
         except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
@@ -125,15 +135,8 @@ class RunDir:
                 self._set_aside(stage, record)
             return False
         differ = compare_inputs(record["inputs"], inputs)
-        if not differ:
-            return present
-        raise LabError(
-            f"{self.path} holds '{stage}' made from other inputs "
-            f"(changed: {', '.join(differ)}).",
-            why="loading it would mix two experiments",
-            fix="choose another --run-dir, or add --force to set the old "
-            "output aside and compute it again",
-        )
+        guards.check_same_inputs(str(self.path), stage, differ)
+        return present
 
     @contextmanager
     def stage(
@@ -147,6 +150,9 @@ class RunDir:
         ``metrics`` in it. Nothing is recorded when the body raises; the
         folder's ``recipe.yaml`` is that of its latest finished stage.
         """
+        if not is_first_rank():  # of several that train together
+            yield {}
+            return
         with hold_lock(self.path):
             started = datetime.now(UTC).isoformat(timespec="seconds")
             clock = time.perf_counter()
@@ -163,6 +169,9 @@ class RunDir:
         started: str,
         seconds: float,
     ) -> None:
+        guards.check_written(
+            name, {o: measure_size(self.file(o)) for o in record["outputs"]}
+        )
         metrics = record.pop("metrics")
         record.update(
             stage=name,
@@ -170,6 +179,8 @@ class RunDir:
             started=started,
             seconds=round(seconds, 2),
         )
+        if self.file("model.json").is_file():  # see helpers.settle
+            record["model"] = read_json(self.file("model.json"))["rung"]
         self._add_metrics(name, metrics)
         self._add_to_ledger(name, started, seconds)
         self.save_recipe()
@@ -291,12 +302,7 @@ def require_space(path: str | Path, megabytes: int) -> None:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free // 2**20
-    if free < megabytes:
-        raise LabError(
-            f"Only {free} MB are free where {path} lies; "
-            f"about {megabytes} MB are needed.",
-            fix="free some space or choose another --run-dir",
-        )
+    guards.check_space(str(path), free, megabytes)
 
 
 def describe_machine(recipe: Recipe) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 TRL's ``SFTTrainer`` trains on prompt/completion rows, so the loss covers the
 completion and its end token only. Before the first step the number of steps
 is announced and checked, and the trainer's own tokens are compared with what
-sampling feeds; after it, the first loss is compared with what sampling
+sampling feeds; at the first step, the loss is compared with what sampling
 recorded.
 """
 
@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from helpers import guards
+from helpers import guards, ranks
 from helpers.checkpoints import (
     find_harvest,
     fingerprint_model,
@@ -24,9 +25,11 @@ from helpers.checkpoints import (
     refuse_foreign,
 )
 from helpers.errors import LabError
+from helpers.planner.disk import estimate_space
 from helpers.recipes import Recipe, recipe_hash
 from helpers.records import SftRow, read_records
 from helpers.runs import RunDir, hash_file, require_space
+from helpers.settle import settle_model
 
 OUTPUTS = ["sft/adapter", "sft/log.jsonl"]
 
@@ -52,19 +55,22 @@ def run_sft(
         LabError: no harvest, too few steps an epoch, or training tokens that
             differ from sampling.
     """
-    rows_path = find_harvest(run, "sft.jsonl", smoke_steps is not None)
+    rows_path = find_rows(recipe, run, smoke_steps is not None)
     rows = read_records(rows_path, SftRow)
     count = count_sft_steps(recipe, len(rows))
     require_steps(recipe, count, smoke_steps is not None)
-    require_space(run.path, 200)
+    require_space(run.path, estimate_space(recipe, "sft"))
+    recipe = ranks.run_first(partial(settle_model, recipe, run))
     inputs = describe_inputs(recipe, run, rows_path)
     if smoke_steps is not None:
         folder, stage = run.file("smoke", "sft"), nullcontext({})
     else:
-        if run.is_done("sft", inputs, force):
+        done = partial(run.is_done, "sft", inputs, force)
+        if ranks.run_first(done):
             print("SFT is done: sft/adapter is loaded.")
             return run.metrics()["sft"]
         folder, stage = run.file("sft"), run.stage("sft", inputs)
+        inputs = inputs | ranks.describe_sharding()
         refuse_foreign(folder / "checkpoints", inputs, force)
     print(f"SFT: {count}")
     with stage as record:
@@ -73,6 +79,12 @@ def run_sft(
         )
         record.update(outputs=OUTPUTS, metrics=metrics)
     return metrics
+
+
+def find_rows(recipe: Recipe, run: RunDir, smoke: bool = False) -> Path:
+    """The file of training rows: the harvest, or worked solutions."""
+    name = "solutions.jsonl" if recipe.solutions else "sft.jsonl"
+    return find_harvest(run, name, smoke)
 
 
 def count_sft_steps(recipe: Recipe, rows: int) -> guards.StepCount:
@@ -133,15 +145,19 @@ def train_adapter(
     from helpers import training
     from helpers.models import load_model
 
-    model, tokenizer = load_model(recipe)
-    training.check_rendered(
-        tokenizer, (r.prompt for r in rows), recipe.data.prompt_template
-    )
+    model, tokenizer = load_model(recipe, training=True)
+    if not recipe.sft_flaws:
+        training.check_rendered(
+            tokenizer, (r.prompt for r in rows), recipe.data.prompt_template
+        )
     kept = drop_too_long(tokenizer, rows, recipe.sft.max_length)
     trainer = build_trainer(
         recipe, model, tokenizer, kept, folder / "checkpoints", smoke_steps
     )
-    check_trainer(trainer, tokenizer, kept)
+    if recipe.sft_flaws:
+        print(f"Not checked, an ablation: {'; '.join(recipe.sft_flaws)}.")
+    else:
+        check_trainer(trainer, tokenizer, kept)
     smoke = smoke_steps is not None
     count = count_sft_steps(recipe, len(trainer.train_dataset))
     if count.rows != len(rows):
@@ -152,7 +168,10 @@ def train_adapter(
         count = replace(count, total=min(smoke_steps, count.total))
     resume = None
     if not smoke:
-        resume = prepare_checkpoints(folder / "checkpoints", inputs, force)
+        resume = ranks.run_first(
+            partial(prepare_checkpoints, folder / "checkpoints", inputs, force)
+        )
+    trainer.add_callback(training.LossWatch(find_sampling_logprob(run)))
     speed = training.fit(trainer, "SFT", folder, count, resume)
     return summarise(run, trainer, count, len(rows) - len(kept), speed)
 
@@ -211,28 +230,27 @@ def build_trainer(
             args=SFTConfig(
                 **settings,
                 packing=recipe.sft.packing,
-                completion_only_loss=True,
+                completion_only_loss=not recipe.sft.prompt_loss,
             ),
-            train_dataset=make_dataset(tokenizer, rows),
+            train_dataset=make_dataset(tokenizer, rows, output_dir),
             processing_class=tokenizer,
             peft_config=training.build_lora(recipe.sft.lora, model),
         )
 
 
-def make_dataset(tokenizer: Any, rows: Sequence[SftRow]) -> Any:
+def make_dataset(tokenizer: Any, rows: Sequence[SftRow], folder: Path) -> Any:
     """The rows as TRL wants them: text prompt, text completion."""
-    from datasets import Dataset
+    from helpers.training import share_rows, undouble_bos
 
-    from helpers.training import undouble_bos
-
-    return Dataset.from_list(
+    return share_rows(
         [
             {
                 "prompt": undouble_bos(tokenizer, row.prompt),
                 "completion": row.completion,
             }
             for row in rows
-        ]
+        ],
+        folder,
     )
 
 
@@ -243,8 +261,10 @@ def check_trainer(
     from helpers import training
 
     prompts = [training.encode_prompt(tokenizer, r.prompt) for r in rows]
-    training.check_supervision(
-        split_documents(trainer.train_dataset), prompts, tokenizer
+    documents = split_documents(trainer.train_dataset)
+    training.check_supervision(documents, prompts, tokenizer)
+    training.check_completions(
+        documents, (r.completion for r in rows), tokenizer
     )
 
 
@@ -262,6 +282,13 @@ def split_documents(dataset: Any) -> list[tuple[list[int], list[int]]]:
     return documents
 
 
+def find_sampling_logprob(run: RunDir) -> float | None:
+    """Mean log p of the rows when they were sampled, where they were."""
+    if run.recipe.solutions:
+        return None  # nobody sampled a worked solution
+    return run.metrics().get("distill", {}).get("sft_mean_logprob")
+
+
 def summarise(
     run: RunDir,
     trainer: Any,
@@ -269,12 +296,9 @@ def summarise(
     dropped: int,
     tokens_per_second: float,
 ) -> dict[str, Any]:
-    """What the stage measured; prints the initial-loss warning if any."""
+    """What the stage measured."""
     losses = read_losses(trainer.state.log_history)
-    sampled = run.metrics().get("distill", {}).get("sft_mean_logprob")
-    warning = guards.check_initial_loss(losses[0], sampled)
-    if warning:
-        print(f"Warning: {warning}")
+    sampled = find_sampling_logprob(run)
     trainable, total = trainer.model.get_nb_trainable_parameters()
     return {
         "rows": count.rows,
@@ -287,7 +311,7 @@ def summarise(
         "first_loss": losses[0],
         "last_loss": losses[-1],
         "sampling_loss": None if sampled is None else -sampled,
-        "initial_loss_warning": warning,
+        "initial_loss_warning": guards.check_initial_loss(losses[0], sampled),
         "trainable_parameters": trainable,
         "all_parameters": total,
         "tokens_per_second": round(tokens_per_second, 1),

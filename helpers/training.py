@@ -21,18 +21,25 @@ import datasets
 import huggingface_hub.constants
 import torch
 from peft import LoraConfig
-from transformers import PrinterCallback, ProgressCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
-from helpers.checkpoints import drop_checkpoints, write_log
-from helpers.errors import LabError, did_you_mean
+from helpers import guards, ranks
+from helpers.batching import GroupedByLength
+from helpers.callbacks import ProgressBar, SealCheckpoint
+from helpers.checkpoints import (
+    drop_checkpoints,
+    write_log,
+)
+from helpers.locks import is_first_rank
 from helpers.models import pick_device
+from helpers.precision import widen_adapter
 from helpers.recipes import Recipe
 from helpers.recipes.schema import LoraSettings, TrainConfig
 from helpers.records import disk_errors
 from helpers.runs import name_folder
-from helpers.schedule import StepCount
+from helpers.schedule import StepCount, world_size
 
 # TRL reports every trainer it builds to the hub; a course must not.
 huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
@@ -41,28 +48,21 @@ logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
 
 # Llama 3's chat template writes today's date into the system prompt.
 DATE = re.compile(r"\b\d{1,2} [A-Z][a-z]{2} \d{4}\b")
-BAR_KEYS = {
-    "loss": "loss",
-    "rewards/margins": "margin",
-    "rewards/accuracies": "accuracy",
-}
 
 
 def build_lora(settings: LoraSettings, model: torch.nn.Module) -> LoraConfig:
     """The recipe's LoRA as a PEFT config for this causal language model.
 
     Raises:
-        LabError: the model has no module of a name in ``target_modules``.
+        LabError: the model has no module of a name in ``target_modules``, or
+            no layer of a number in ``layers``.
     """
-    known = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    for target in settings.target_modules:
-        if target not in known:
-            raise LabError(
-                f"The model has no module '{target}'."
-                f"{did_you_mean(target, known)}",
-                why="LoRA is put on the modules named in lora.target_modules",
-                fix="name the projections of this model's architecture",
-            )
+    guards.check_lora_targets(
+        settings.target_modules,
+        {name.rpartition(".")[2] for name, _ in model.named_modules()},
+        layers=settings.layers,
+        layer_count=getattr(model.config, "num_hidden_layers", None),
+    )
     return LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
@@ -116,82 +116,34 @@ def build_arguments(
         "save_total_limit": 2,
         "seed": recipe.seed,
         "data_seed": recipe.seed,
+        # Every trained weight of a LoRA is used in every step.
+        "ddp_find_unused_parameters": False,
         **config.pick_optimizer(device),
     }
-
-
-class LengthSampler(LengthGroupedSampler):
-    """Batches of similar length, in an order that only (seed, epoch) fixes.
-
-    Similar lengths save padding. The parent draws from torch's global state,
-    so a run resumed in epoch 2 would see other batches than it had left, and
-    it hands out each group from long to short, which puts a saw into the
-    loss curve; here the order of the batches is random too.
-    """
-
-    def __init__(self, batch_size: int, lengths: list[int], seed: int):
-        super().__init__(batch_size, lengths=lengths)
-        self.seed = seed
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate before each epoch."""
-        self.generator = torch.Generator().manual_seed(self.seed + epoch)
-
-    def __iter__(self) -> Iterator[int]:
-        order, size = list(super().__iter__()), self.batch_size
-        full = len(order) // size
-        for batch in torch.randperm(full, generator=self.generator).tolist():
-            yield from order[batch * size : (batch + 1) * size]
-        yield from order[full * size :]
-
-
-class GroupedByLength:
-    """Mixin for a TRL trainer: batches come from :class:`LengthSampler`."""
-
-    def _get_train_sampler(self, train_dataset=None) -> LengthSampler:
-        rows = self.train_dataset
-        names = [
-            name
-            for name in ("input_ids", "chosen_ids", "rejected_ids")
-            if name in rows.column_names
-        ]
-        columns = [[len(ids) for ids in rows[name]] for name in names]
-        lengths = [max(sizes) for sizes in zip(*columns, strict=True)]
-        at_once = self.args.train_batch_size * max(1, self.args.world_size)
-        return LengthSampler(at_once, lengths, self.args.seed)
 
 
 class LengthGroupedSFTTrainer(GroupedByLength, SFTTrainer):
     """SFTTrainer whose batches hold rows of similar length."""
 
 
-class ProgressBar(ProgressCallback):
-    """One bar with an ETA; the last logged numbers stand behind it."""
+class LossWatch(TrainerCallback):
+    """Holds the first logged loss against what sampling recorded.
 
-    def __init__(self, title: str):
-        super().__init__()
-        self.title = title
+    Says it at the first step, when nothing has been paid for yet.
+    """
 
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        """Open the bar; a resumed run starts where it was."""
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None:
-            self.training_bar.set_description(self.title)
-            self.training_bar.initial = state.global_step
-            self.training_bar.update(state.global_step)
-            self.current_step = state.global_step
+    def __init__(self, sampling_logprob: float | None):
+        self.sampling_logprob = sampling_logprob
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        """Show the numbers behind the bar instead of one line each."""
-        if self.training_bar is not None and logs:
-            shown = {
-                label: f"{logs[key]:.3f}"
-                for key, label in BAR_KEYS.items()
-                if key in logs
-            }
-            if shown:
-                self.training_bar.set_postfix(shown)
+        """Look at the loss of step 1; a resumed run has had it."""
+        if state.global_step != 1 or "loss" not in (logs or {}):
+            return
+        warning = guards.check_initial_loss(
+            logs["loss"], self.sampling_logprob
+        )
+        if warning and state.is_world_process_zero:
+            tqdm.write(f"Warning: {warning}")
 
 
 @contextmanager
@@ -210,6 +162,27 @@ def quiet_setup() -> Iterator[None]:
             yield
     finally:
         datasets.enable_progress_bars()
+
+
+def share_rows(rows: list[dict[str, Any]], folder: Path) -> datasets.Dataset:
+    """A data set of these rows; of several processes all read one file.
+
+    What a trainer computes of it is cached beside that file by one process
+    and read by the others. Of rows in memory each would look for the cache
+    in a temporary folder of its own, and not find it.
+
+    Args:
+        folder: on a disk that all processes see; dropped after training.
+    """
+    if world_size() == 1:
+        return datasets.Dataset.from_list(rows)
+    path = folder / "rows"
+    if is_first_rank():
+        with disk_errors(path):
+            shutil.rmtree(path, ignore_errors=True)
+            datasets.Dataset.from_list(rows).save_to_disk(path)
+    ranks.wait()
+    return datasets.load_from_disk(path)
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
@@ -242,17 +215,9 @@ def check_rendered(
     mark = "@@problem@@"
     rendered = DATE.sub("", render_prompt(tokenizer, mark, template))
     before, _, after = rendered.partition(mark)
-    for number, prompt in enumerate(prompts, 1):
-        dateless = DATE.sub("", prompt)
-        if not (dateless.startswith(before) and dateless.endswith(after)):
-            raise LabError(
-                f"Row {number} was not written by the prompt template "
-                f"'{template}' of this model.",
-                why=f"its prompt is {prompt[:60]!r}…; the model would be "
-                "trained on another text than it is asked",
-                fix="harvest again with this recipe, or set "
-                "data.prompt_template to what the rows were made with",
-            )
+    guards.check_prompt_text(
+        (DATE.sub("", prompt) for prompt in prompts), before, after, template
+    )
 
 
 def check_supervision(
@@ -260,39 +225,32 @@ def check_supervision(
     prompts: Sequence[list[int]],
     tokenizer: Any,
 ) -> None:
-    """Check token by token what the trainer will learn from.
+    """:func:`helpers.guards.check_supervision`, with this tokenizer's ids.
 
-    Each document is (input ids, labels) as the trainer made them. Its prompt
-    must be exactly what sampling feeds (so with the same single BOS), carry
-    no loss, and be followed by a completion that is supervised to its end
-    token.
+    Each document is (input ids, labels) as the trainer made them; the prompts
+    are as sampling feeds them.
 
     Raises:
         LabError: names the first document that differs and how.
     """
-    known = {tuple(ids) for ids in prompts}
-    bos, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    for number, (ids, labels) in enumerate(documents, 1):
-        start = next((i for i, x in enumerate(labels) if x != -100), None)
-        if start is None:
-            fault = "no token carries a loss"
-        elif tuple(ids[:start]) not in known:
-            fault = "its prompt tokens differ from those sampling feeds"
-        elif list(ids[start:]) != list(labels[start:]):
-            fault = "part of the completion carries no loss"
-        elif ids[-1] != end:
-            fault = "it does not end on the end token"
-        elif bos not in (None, end) and bos in ids[max(start, 1) :]:
-            fault = "a BOS token stands inside the completion"
-        else:
-            continue
-        raise LabError(
-            f"Training row {number} is not what it should be: {fault}.",
-            why="the trainer's own tokens were compared with the prompt as "
-            "sampled; training on another text undoes the base model",
-            fix="look at that row with tokenizer.decode(ids); mend the chat "
-            "template or the rows",
-        )
+    guards.check_supervision(
+        documents, prompts, tokenizer.bos_token_id, tokenizer.eos_token_id
+    )
+
+
+def check_completions(
+    documents: Iterable[tuple[list[int], list[int]]],
+    completions: Iterable[str],
+    tokenizer: Any,
+) -> None:
+    """Marks such as ``</think>`` of the rows are in the trainer's tokens.
+
+    Raises:
+        LabError: names the first mark that is lost.
+    """
+    learned = [[x for x in labels if x != -100] for _, labels in documents]
+    decoded = tokenizer.batch_decode(learned, skip_special_tokens=True)
+    guards.check_markers(completions, decoded)
 
 
 def save_adapter(trainer: Any, folder: Path) -> None:
@@ -304,14 +262,19 @@ def save_adapter(trainer: Any, folder: Path) -> None:
             config.base_model_name_or_path
         )
     with disk_errors(folder):
-        shutil.rmtree(partial, ignore_errors=True)
+        if is_first_rank():
+            shutil.rmtree(partial, ignore_errors=True)
+        ranks.wait()
+        # By all: ZeRO-3 has a part of every weight on each of them.
         trainer.save_model(str(partial))
-        # A pickle of the arguments and an empty model card, both with this
-        # machine's paths: not needed.
-        (partial / "training_args.bin").unlink(missing_ok=True)
-        (partial / "README.md").unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
+        if is_first_rank():
+            # A pickle of the arguments and an empty model card, both with
+            # this machine's paths: not needed.
+            (partial / "training_args.bin").unlink(missing_ok=True)
+            (partial / "README.md").unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
+        ranks.wait()
 
 
 def fit(
@@ -330,21 +293,29 @@ def fit(
 
     Raises:
         RuntimeError: the trainer took another number of steps than was
-            announced.
+            announced, and no callback had stopped it.
     """
+    widen_adapter(trainer.model)
     trainer.remove_callback(PrinterCallback)  # one line of numbers a step
     trainer.add_callback(ProgressBar(title))
+    trainer.add_callback(SealCheckpoint())
     try:
         with disk_errors(folder):
             result = trainer.train(resume_from_checkpoint=resume)
     finally:
-        write_log(folder / "log.jsonl", trainer.state.log_history)
-    if trainer.state.global_step != count.total:
+        if is_first_rank():
+            write_log(folder / "log.jsonl", trainer.state.log_history)
+    stopped = any(
+        getattr(callback, "stopped", False)
+        for callback in trainer.callback_handler.callbacks
+    )
+    if trainer.state.global_step != count.total and not stopped:
         raise RuntimeError(
             f"announced {count.total} steps, the trainer took "
             f"{trainer.state.global_step}"
         )
     save_adapter(trainer, folder / "adapter")
-    drop_checkpoints(folder / "checkpoints")
+    if is_first_rank():
+        drop_checkpoints(folder / "checkpoints")
     seconds = result.metrics.get("train_runtime", 0.0)
     return trainer._total_train_tokens / seconds if seconds else 0.0

@@ -160,6 +160,20 @@ def test_published_settings_are_called_a_noop_while_training(
     assert not run.file("dpo").exists()
 
 
+@pytest.mark.parametrize(("nats", "steps"), [(1.0, 20), (1e-6, 60)])
+def test_a_run_that_will_show_nothing_is_ended_early(
+    tmp_path, run, pairs, capsys, nats, steps
+):
+    recipe = change(tmp_path, f"dpo_variants.published.stop_below_nats={nats}")
+    metrics = dpo.run_dpo(recipe, run, variant="published")
+    assert metrics["steps"] == steps
+    assert metrics["stopped_early"] == (steps == 20)
+    assert ("Stopped at step 20 of 60" in capsys.readouterr().out) == (
+        steps == 20
+    )
+    assert run.file("dpo-published", "adapter").is_dir()
+
+
 def test_overfitting_is_called_while_training(
     tmp_path, run, tokenizer, pairs, capsys
 ):

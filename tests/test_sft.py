@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from training_rows import write_sft_rows
 
 from helpers import sft, training
+from helpers.batching import LengthSampler
 from helpers.errors import LabError
 from helpers.recipes import load_recipe
 from helpers.runs import RunDir
@@ -164,7 +165,7 @@ def test_packed_loss_equals_unpacked_loss(tmp_path, recipe, run, tokenizer):
 def test_length_sampler_hands_out_every_row_once_and_saves_padding():
     draw = torch.Generator().manual_seed(0)
     lengths = torch.randint(20, 200, (333,), generator=draw).tolist()
-    sampler = training.LengthSampler(8, lengths, seed=7)
+    sampler = LengthSampler(8, lengths, seed=7)
     order = list(sampler)
     assert sorted(order) == list(range(333))
 
@@ -182,7 +183,7 @@ def test_length_sampler_depends_on_seed_and_epoch_only():
     orders = []
     for epoch in (0, 1, 1):
         torch.manual_seed(epoch * 31 + len(orders))
-        sampler = training.LengthSampler(4, lengths, seed=7)
+        sampler = LengthSampler(4, lengths, seed=7)
         sampler.set_epoch(epoch)
         orders.append(list(sampler))
     assert orders[0] != orders[1] == orders[2]
@@ -248,12 +249,14 @@ def kill_at(patch, step):
 
 
 def test_checkpoints_of_other_inputs_are_not_used(tmp_path):
-    from helpers.checkpoints import prepare_checkpoints
+    from helpers.checkpoints import prepare_checkpoints, seal_checkpoint
 
     folder = tmp_path / "sft" / "checkpoints"
     assert prepare_checkpoints(folder, {"rows": "a"}) is None
     (folder / "checkpoint-10").mkdir()
     (folder / "checkpoint-10" / "trainer_state.json").write_text("{}")
+    assert prepare_checkpoints(folder, {"rows": "a"}) is None
+    seal_checkpoint(folder / "checkpoint-10")
     found = prepare_checkpoints(folder, {"rows": "a"})
     assert found.endswith("checkpoint-10")
     with pytest.raises(LabError, match=r"checkpoint-10 .*changed: rows"):
