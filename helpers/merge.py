@@ -3,6 +3,8 @@
 The sum is made in fp32 and then cast to the recipe's dtype. A 16-bit dtype
 rounds away every change below half an ulp, so a short or timid run can be
 erased by its own merge: ``merge_fidelity.json`` says how much survived.
+An adapter that was trained on 4- or 8-bit weights is added to those, unpacked
+(:mod:`helpers.merge_base`).
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-from dataclasses import dataclass
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from helpers import guards
 from helpers.checkpoints import (
     LINEAGE,
     fingerprint_model,
@@ -21,28 +24,15 @@ from helpers.checkpoints import (
     require_file,
 )
 from helpers.errors import LabError
-from helpers.problems import load_problems
+from helpers.merge_base import load_exact, load_unmerged, name_base
+from helpers.merge_probe import compare_logits, make_probe, measure_update
+from helpers.models import fit_recipe, load_model, model_path
+from helpers.planner.disk import estimate_space
+from helpers.problems import hash_problems, load_problems
 from helpers.recipes import Recipe, recipe_hash
 from helpers.records import disk_errors, write_json
-from helpers.runs import RunDir, hash_file, require_space, resolve_data
-
-PROBE_PROMPTS = 16
-PROBE_TOKENS = 32
-
-
-@dataclass
-class Probe:
-    """Greedy continuations of dev prompts by the unmerged model.
-
-    ``input_ids`` and ``attention_mask`` are (prompts, length), left-padded;
-    ``logits`` (prompts, new tokens, vocabulary) predict the new tokens;
-    ``valid`` marks those up to the end token.
-    """
-
-    input_ids: Any
-    attention_mask: Any
-    valid: Any
-    logits: Any
+from helpers.runs import RunDir, hash_file, require_space
+from helpers.settle import settle_model
 
 
 def run_merge(
@@ -61,35 +51,43 @@ def run_merge(
     Returns:
         cosine and norm_kept of the stored update against the fp32 one,
         entries_changed (a fraction), max_abs_logit_diff, greedy_agree of
-        greedy_total tokens, dtype.
+        greedy_total tokens, dtype; ``base`` says which weights the adapter
+        was added to, ``as_loaded`` how the merged model answers in the
+        precision of ``model.merged_quantization``, where that is set.
 
     Raises:
         LabError: no such tag, no adapter to merge, no dev problems, or a
             base that was merged from an earlier adapter.
     """
+    find_parts(recipe, run, tag)  # refused before a model is settled
+    recipe = settle_model(recipe, run)
     adapter, base = find_parts(recipe, run, tag)
     inputs = {
         "adapter": hash_file(adapter),
         "base": fingerprint_model(base, recipe.model.revision),
-        "dev": hash_file(resolve_data(recipe.data.dev)),
+        "dev": hash_problems(recipe.data.dev),
         "recipe": recipe_hash(recipe, "model"),
     }
     if run.is_done(f"merge/{tag}", inputs, force):
         print(f"The merge is done: {tag}/merged is loaded.")
         return run.metrics()[f"merge/{tag}"]
-    require_space(run.path, 200)
+    require_space(run.path, estimate_space(recipe, "merge"))
     load_problems(recipe.data.dev)  # refused before a model is loaded
     outputs = [f"{tag}/merged", f"{tag}/merge_fidelity.json"]
     with run.stage(f"merge/{tag}", inputs) as record:
         fidelity = merge_and_save(recipe, run, tag, inputs)
+        warning = guards.check_merge_fidelity(
+            *(fidelity[k] for k in ("cosine", "norm_kept", "entries_changed")),
+            recipe.model.dtype,
+        )
+        if warning:
+            print(f"Warning: {warning}")
         record.update(outputs=outputs, metrics=fidelity)
     return fidelity
 
 
 def find_parts(recipe: Recipe, run: RunDir, tag: str) -> tuple[Path, Path]:
     """(adapter folder, base model folder or hub id) of a tag."""
-    from helpers.models import model_path
-
     kind, _, variant = tag.partition("-")
     if kind not in ("sft", "dpo") or (kind == "sft" and variant):
         raise LabError(
@@ -134,6 +132,11 @@ def merge_and_save(
     saved, _ = load_exact(recipe, partial)
     fidelity |= compare_logits(probe, saved)
     fidelity["dtype"] = recipe.model.dtype
+    fidelity["base"] = name_base(recipe, base)
+    if kind := recipe.model.merged_quantization:
+        del saved
+        saved, _ = load_model(recipe, partial)
+        fidelity["as_loaded"] = compare_logits(probe, saved) | {"in": kind}
     # Windows renames no file that a loaded model still maps.
     del saved
     gc.collect()
@@ -168,128 +171,51 @@ def measure_fidelity(
     return fidelity | compare_logits(probe, merged) | {"dtype": dtype}
 
 
-def load_exact(recipe: Recipe, path: Path) -> tuple[Any, Any]:
-    """A model in fp32, unquantized, whatever the recipe computes in."""
-    from helpers.models import load_model
+def compare_bases(
+    recipe: Recipe, run: RunDir, tag: str = "sft"
+) -> dict[str, dict[str, Any]]:
+    """The model that was trained against its adapter on three bases.
 
-    exact = recipe.model.model_copy(
-        update={"dtype": "float32", "quantization": None}
-    )
-    model, tokenizer = load_model(
-        recipe.model_copy(update={"model": exact}), path
-    )
-    return model.eval(), tokenizer
+    For a recipe that trains on quantized weights; writes nothing.
 
-
-def load_unmerged(
-    recipe: Recipe, adapter: Path, base: Path
-) -> tuple[Any, Any]:
-    """The fp32 base with its adapter beside it, and the tokenizer."""
+    Returns:
+        ``{base: max_abs_logit_diff, greedy_agree, greedy_total}`` for the
+        dequantized base, for the weights as stored, and for the first of
+        them merged, rounded to the recipe's dtype and quantized again.
+    """
+    import torch
     from peft import PeftModel
 
     from helpers.training import quiet_setup
 
-    model, tokenizer = load_exact(recipe, base)
+    adapter, base = find_parts(recipe, run, tag)
+    kind = fit_recipe(recipe, base).model.quantization
+    quantized, tokenizer = load_model(recipe, base)
     with quiet_setup():
-        model = PeftModel.from_pretrained(model, str(adapter))
-    return model.eval(), tokenizer
+        trained = PeftModel.from_pretrained(quantized, str(adapter)).eval()
+    probe = make_probe(recipe, trained, tokenizer)
+    found = {}
+    for name, exact in ((name_base(recipe, base), False), ("as stored", True)):
+        model, _ = load_unmerged(recipe, adapter, base, exact=exact)
+        merged = model.merge_and_unload()
+        merged = merged.to(getattr(torch, recipe.model.dtype))
+        found[name] = compare_logits(probe, merged.float())
+        if not exact:
+            again = load_again(recipe, merged, tokenizer, kind)
+            found[f"merged, {kind} again"] = compare_logits(probe, again)
+    return found
 
 
-def measure_update(model: Any, dtype: Any) -> dict[str, float]:
-    """Compare the update that ``dtype`` can store with the fp32 one.
-
-    Args:
-        model: a PEFT model whose base is in fp32.
-        dtype: the torch dtype that the merged weights are cast to.
-
-    Returns:
-        Over all entries of all adapted matrices together: ``cosine`` of the
-        stored and the intended update, ``norm_kept`` (their norms' ratio),
-        ``entries_changed`` (fraction whose stored value differs at all).
-    """
-    from peft.tuners.lora import LoraLayer
-
-    dot = kept_square = true_square = 0.0
-    changed = entries = 0
-    for layer in model.modules():
-        if not isinstance(layer, LoraLayer):
-            continue
-        weight = layer.get_base_layer().weight.detach().float()
-        delta = layer.get_delta_weight(model.active_adapter).detach().float()
-        before = weight.to(dtype).float()
-        kept = (weight + delta).to(dtype).float() - before
-        dot += (kept.double() * delta.double()).sum().item()
-        kept_square += kept.double().square().sum().item()
-        true_square += delta.double().square().sum().item()
-        changed += int((kept != 0).sum())
-        entries += kept.numel()
-    if true_square == 0:
-        # A zero adapter: nothing was meant to change.
-        return {"cosine": 1.0, "norm_kept": 1.0, "entries_changed": 0.0}
-    norms = (kept_square * true_square) ** 0.5
-    return {
-        "cosine": dot / norms if norms else 0.0,
-        "norm_kept": (kept_square / true_square) ** 0.5,
-        "entries_changed": changed / entries,
-    }
-
-
-def make_probe(recipe: Recipe, model: Any, tokenizer: Any) -> Probe:
-    """Let the unmerged model answer the first dev problems greedily."""
-    import torch
-
-    from helpers.prompts import render_prompt
-
-    problems = load_problems(recipe.data.dev)[:PROBE_PROMPTS]
-    template = recipe.data.prompt_template
-    batch = tokenizer(
-        [render_prompt(tokenizer, p.problem, template) for p in problems],
-        add_special_tokens=False,
-        padding=True,
-        padding_side="left",
-        return_tensors="pt",
-    ).to(model.device)
-    with torch.no_grad():
-        ids = model.generate(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            do_sample=False,
-            max_new_tokens=PROBE_TOKENS,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    is_end = ids[:, batch["input_ids"].shape[1] :] == tokenizer.eos_token_id
-    valid = (is_end.int().cumsum(dim=1) - is_end.int()) == 0
-    mask = torch.cat([batch["attention_mask"], valid.long()], dim=1)
-    probe = Probe(ids, mask, valid, None)
-    probe.logits = read_logits(probe, model)
-    return probe
-
-
-def read_logits(probe: Probe, model: Any) -> Any:
-    """Logits (prompts, new tokens, vocabulary) that predict the new tokens."""
-    import torch
-
-    new = probe.valid.shape[1]
-    with torch.no_grad():
-        logits = model(
-            input_ids=probe.input_ids.to(model.device),
-            attention_mask=probe.attention_mask.to(model.device),
-            logits_to_keep=new + 1,
-        ).logits
-    return logits[:, :-1].float().cpu()
-
-
-def compare_logits(probe: Probe, model: Any) -> dict[str, Any]:
-    """Largest logit difference and greedy agreement with the probe."""
-    logits = read_logits(probe, model)
-    valid = probe.valid.cpu()
-    ours, theirs = logits[valid], probe.logits[valid]
-    same = ours.argmax(dim=-1) == theirs.argmax(dim=-1)
-    return {
-        "max_abs_logit_diff": (ours - theirs).abs().max().item(),
-        "greedy_agree": int(same.sum()),
-        "greedy_total": int(same.numel()),
-    }
+def load_again(recipe: Recipe, model: Any, tokenizer: Any, kind: str) -> Any:
+    """The model saved in a temporary folder and loaded in ``kind``."""
+    changes = {"merged_quantization": kind}
+    part = recipe.model.model_copy(update=changes)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return load_model(
+            recipe.model_copy(update={"model": part}), Path(folder)
+        )[0]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,24 @@ import os
 from pathlib import Path
 from typing import Any
 
+from helpers.device_memory import (
+    make_offload_folder,
+    map_layers,
+    measure_training_room,
+    reserve_room,
+)
 from helpers.errors import LabError
+from helpers.hub import use_cache_when_unreachable
+from helpers.ladder import Climb, Rung, apply_rung, list_rungs, walk_ladder
+from helpers.precision import (
+    explain_precision,
+    keep_layout,
+    make_quantization,
+    pick_device,
+    prepare_training,
+    require_trainable,
+    resolve_dtype,
+)
 from helpers.recipes import Recipe
 from helpers.runs import REPO_ROOT, RunDir
 from helpers.smol import SMOL_ID, ensure_smol
@@ -22,32 +39,6 @@ from helpers.smol import SMOL_ID, ensure_smol
 OWN_FOLDERS = ("data/", "runs/", "./", "../", "/")
 # Tokens that never end a response, best first, for a tokenizer without pad.
 PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<pad>", "<|pad|>", "<unk>")
-
-
-def pick_device(recipe: Recipe) -> str:
-    """ "cuda", "mps" or "cpu", as the recipe asks.
-
-    Raises:
-        LabError: the recipe names a device that this machine lacks.
-    """
-    import torch
-
-    have = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    wanted = recipe.hardware.device
-    if wanted == "auto":
-        return next(name for name, there in have.items() if there)
-    if not have[wanted]:
-        raise LabError(
-            f"Recipe '{recipe.name}' asks for device '{wanted}', "
-            "which torch does not find here.",
-            fix="set hardware.device=auto, or start where there is one "
-            "(mathslm doctor says what this machine has)",
-        )
-    return wanted
 
 
 def model_path(recipe: Recipe, run: RunDir, tag: str) -> Path:
@@ -89,6 +80,7 @@ def find_base(recipe: Recipe) -> Path:
             f"There is no model folder {REPO_ROOT / name}.",
             fix="check model.id, or copy the folder there",
         )
+    use_cache_when_unreachable()
     return Path(name)
 
 
@@ -120,13 +112,18 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
 
 
 def load_model(
-    recipe: Recipe, path: str | Path | None = None
+    recipe: Recipe, path: str | Path | None = None, *, training: bool = False
 ) -> tuple[Any, Any]:
     """The model in the recipe's precision on its device, and its tokenizer.
+
+    With ``model.ladder`` it goes down to fewer bits when memory runs out,
+    and says so; see :mod:`helpers.ladder`.
 
     Args:
         recipe: says dtype, quantization, attention and device.
         path: a folder or hub id; None for the recipe's base model.
+        training: make a quantized model ready for QLoRA, and leave room
+            for what the planner says that training takes beside it.
 
     Returns:
         (model in eval mode, tokenizer).
@@ -134,86 +131,91 @@ def load_model(
     Raises:
         LabError: nothing to load there, or it does not fit the memory.
     """
+    return climb(recipe, path, training=training).loaded
+
+
+def climb(
+    recipe: Recipe, path: str | Path | None = None, *, training: bool = False
+) -> Climb:
+    """:func:`load_model` with the rung that held and what each one cost."""
+    device = pick_device(recipe)
+    recipe = resolve_dtype(recipe)
+    if recipe.model.dtype != "float32":
+        print(explain_precision(recipe, device))
+    if training:
+        require_trainable(recipe, device)
+    base = is_base(recipe, path)
+    room = 0
+    if training and device == "cuda":
+        room = measure_training_room(recipe, base)
+    rungs = list_rungs(recipe, base=base, training=training)
+
+    def load(rung: Rung) -> tuple[Any, Any]:
+        loaded = load_rung(recipe, path, rung, device)
+        reserve_room(room, device)
+        if training:
+            prepare_training(loaded[0])
+        return loaded
+
+    return walk_ladder(rungs, load)
+
+
+def load_rung(
+    recipe: Recipe, path: str | Path | None, rung: Rung, device: str
+) -> tuple[Any, Any]:
+    """The model in ``path`` (None: the base) as one rung holds it.
+
+    Raises:
+        LabError: nothing to load there.
+        RuntimeError: it does not fit, in torch's or another's words.
+    """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    base = find_base(recipe)
-    path = base if path is None else Path(path)
-    device = pick_device(recipe)
+    if rung.model:
+        recipe, path = apply_rung(recipe, rung), None
     # A revision names a commit of the base on the hub, of nothing else.
-    revision = recipe.model.revision if path == base else None
-    quantized = recipe.model.quantization is not None
+    revision = recipe.model.revision if is_base(recipe, path) else None
+    path = find_base(recipe) if path is None else Path(path)
     tokenizer = load_tokenizer(path, revision)
-    if recipe.model.dtype != "float32":
-        print(explain_precision(recipe, device))
+    place = {"": device} if rung.quantization else None
+    if rung.offload:
+        place = map_layers(path, revision, device)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path.as_posix(),
             revision=revision,
-            dtype=getattr(torch, recipe.model.dtype),
+            dtype=getattr(torch, rung.dtype),
             attn_implementation=recipe.model.attn_implementation,
-            quantization_config=make_quantization(recipe),
-            device_map={"": device} if quantized else None,
+            quantization_config=make_quantization(
+                rung.quantization, rung.dtype, offload=rung.offload
+            ),
+            device_map=place,
+            offload_folder=make_offload_folder() if rung.offload else None,
         )
-        model = model.eval() if quantized else model.eval().to(device)
-    except torch.OutOfMemoryError as error:
-        raise LabError(
-            f"{path} does not fit into the memory of {device}.",
-            why=str(error).split(". ")[0],
-            fix="set model.quantization=nf4, or choose a smaller tier",
-        ) from None
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _explain_missing(path, error) from None
-    return model, tokenizer
+    model = keep_layout(model.eval())
+    return (model if place else model.to(device)), tokenizer
 
 
-def explain_precision(recipe: Recipe, device: str) -> str:
-    """One line: the 16-bit precision, why, and what this device makes of it.
+def is_base(recipe: Recipe, path: str | Path | None) -> bool:
+    """True for the recipe's own model, False for one merged in a run."""
+    return path is None or Path(path) == find_base(recipe)
 
-    Raises:
-        LabError: bfloat16 on a card that has none (compute capability
-            below 8.0, such as a T4's 7.5).
+
+def fit_recipe(recipe: Recipe, path: str | Path | None) -> Recipe:
+    """The recipe with the quantization that holds for the model in ``path``.
+
+    A merged model is not quantized unless ``model.merged_quantization`` is
+    set.
     """
-    import torch
-
-    name, has = recipe.model.dtype, ""
-    if name == "bfloat16" and device == "cuda":
-        major, minor = torch.cuda.get_device_capability()
-        if major < 8:
-            raise LabError(
-                f"{torch.cuda.get_device_name()} has no bfloat16.",
-                why=f"its compute capability is {major}.{minor}; bfloat16 "
-                "came with 8.0",
-                fix="--set model.dtype=float16",
-            )
-    if name == "bfloat16" and device == "cpu":
-        has = "; this CPU computes in it"
-        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            has = "; this CPU only imitates it: model.dtype=float32 is faster"
-    reason = recipe.model.dtype_reason or "as the recipe says"
-    return f"precision {name}: {reason}{has}"
-
-
-def make_quantization(recipe: Recipe) -> Any:
-    """The bitsandbytes configuration the recipe asks for, or None.
-
-    ``nf4`` is QLoRA's 4-bit NormalFloat with double quantization, computing
-    in the recipe's dtype; ``int8`` is LLM.int8().
-    """
-    if recipe.model.quantization is None:
-        return None
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    if recipe.model.quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=getattr(torch, recipe.model.dtype),
-    )
+    if recipe.model.quantization is None or is_base(recipe, path):
+        return recipe
+    changes = {"quantization": recipe.model.merged_quantization}
+    model = recipe.model.model_copy(update=changes)
+    return recipe.model_copy(update={"model": model})
 
 
 def _explain_missing(path: str | Path, error: Exception) -> LabError:

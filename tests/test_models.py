@@ -7,12 +7,17 @@ import pytest
 
 from helpers.errors import LabError
 from helpers.models import (
-    explain_precision,
+    fit_recipe,
     load_model,
     load_tokenizer,
-    make_quantization,
     model_path,
+)
+from helpers.precision import (
+    choose_dtype,
+    explain_precision,
+    make_quantization,
     pick_device,
+    resolve_dtype,
 )
 
 torch = pytest.importorskip("torch")
@@ -111,15 +116,72 @@ def test_a_device_that_is_not_there_is_refused(tiny_recipe):
     assert pick_device(auto) in ("cpu", "mps")
 
 
-def test_quantization_is_what_the_recipe_says(tiny_recipe):
-    assert make_quantization(tiny_recipe) is None
-    recipe = change(tiny_recipe, "model", quantization="nf4", dtype="bfloat16")
-    config = make_quantization(recipe)
+def test_quantization_is_what_the_recipe_says():
+    pytest.importorskip("bitsandbytes")
+    assert make_quantization(None, "float16") is None
+    config = make_quantization("nf4", "bfloat16")
     assert (config.load_in_4bit, config.bnb_4bit_quant_type) == (True, "nf4")
     assert config.bnb_4bit_use_double_quant
     assert config.bnb_4bit_compute_dtype == torch.bfloat16
-    eight = change(tiny_recipe, "model", quantization="int8")
-    assert make_quantization(eight).load_in_8bit
+    assert make_quantization("int8", "float16").load_in_8bit
+
+
+def test_fp16_is_not_trained_on_a_cpu(tiny_recipe):
+    recipe = change(tiny_recipe, "model", dtype="float16")
+    with pytest.raises(LabError, match="needs a GPU"):
+        load_model(recipe, training=True)
+    assert load_model(recipe)[0].dtype == torch.float16
+
+
+def test_quantizing_without_its_library_names_it(tiny_recipe, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(LabError, match="bitsandbytes is not"):
+        make_quantization("nf4", "float16")
+
+
+def test_a_merged_model_is_not_quantized_again(tiny_recipe, tmp_path):
+    recipe = change(tiny_recipe, "model", quantization="nf4")
+    assert fit_recipe(recipe, None) is recipe
+    assert fit_recipe(recipe, tiny_recipe.model.id) is recipe
+    merged = fit_recipe(recipe, tmp_path / "sft" / "merged")
+    assert merged.model.quantization is None
+    eight = change(recipe, "model", merged_quantization="int8")
+    found = fit_recipe(eight, tmp_path / "sft" / "merged")
+    assert found.model.quantization == "int8"
+    assert fit_recipe(found, tmp_path / "sft" / "merged") == found
+
+
+CHOICES = [
+    ("cuda", (9, 0), "bfloat16", "SM 8.0"),
+    ("cuda", (8, 0), "bfloat16", "SM 8.0"),
+    ("cuda", (7, 5), "float16", "no bf16"),  # T4
+    ("mps", None, "float32", "mps"),
+]
+
+
+@pytest.mark.parametrize(("device", "level", "dtype", "reason"), CHOICES)
+def test_auto_precision_follows_the_capability(
+    device, level, dtype, reason, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: level)
+    found = choose_dtype(device)
+    assert found[0] == dtype and reason in found[1]
+
+
+@pytest.mark.parametrize(
+    ("avx", "amx", "dtype"),
+    [(1, 0, "bfloat16"), (0, 1, "bfloat16"), (0, 0, "float32")],
+)
+def test_auto_precision_of_a_cpu(avx, amx, dtype, tiny_recipe, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    recipe = change(tiny_recipe, "model", dtype="auto")
+    found = resolve_dtype(recipe).model
+    assert found.dtype == dtype
+    assert found.dtype_reason == f"chosen: {choose_dtype('cpu')[1]}"
+    model, _ = load_model(recipe)
+    assert model.dtype == getattr(torch, dtype)
+    assert resolve_dtype(tiny_recipe) is tiny_recipe
 
 
 def test_the_reason_of_a_16_bit_precision_is_said(tiny_recipe, capsys):

@@ -16,6 +16,7 @@ from typing import Any
 
 from helpers.engines.gpus import Gpu
 from helpers.errors import LabError
+from helpers.guards import check_card_count
 from helpers.planner.parallelism import (
     ModelShape,
     choose_replicas,
@@ -24,13 +25,12 @@ from helpers.planner.parallelism import (
     require_tensor_parallel,
 )
 from helpers.planner.shapes import list_shapes
+from helpers.planner.workload import DTYPE_BYTES, mean_weight_bytes
 from helpers.recipes import Recipe
 from helpers.records import read_json
 
 COMMAND_VARIABLE = "MATHSLM_VLLM"
 PROMPT_ROOM = 4096  # tokens kept for the prompt where the recipe names none
-WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
-NF4_BYTES = 0.55  # a weight in 4 bits with its share of the scales
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
 CPU_BATCHED_TOKENS = 2048  # of one step; vLLM's own default on a CPU
 MODEL_NAME, ADAPTER_NAME = "model", "adapter"
@@ -109,7 +109,8 @@ def place_replicas(
             cards asked for than there are, or a model that fits none.
     """
     engine = recipe.engine
-    length, size = choose_length(recipe, shape), weight_bytes(recipe)
+    length = choose_length(recipe, shape)
+    size = weight_bytes(recipe, shape)
     tp, replicas = engine.tensor_parallel_size, engine.data_parallel_size
     if tp is not None:
         require_tensor_parallel(shape, tp)
@@ -123,17 +124,14 @@ def place_replicas(
             dtype_bytes=size,
             gpu_memory_utilization=engine.gpu_memory_utilization,
             max_model_len=length,
-            kv_dtype_bytes=WEIGHT_BYTES[recipe.model.dtype],
+            kv_dtype_bytes=DTYPE_BYTES[recipe.model.dtype],
         )
         tp = plan.tensor_parallel_size
     replicas = replicas or len(gpus) // tp
-    if not replicas or replicas * tp > len(gpus):
-        raise LabError(
-            f"{max(1, replicas)} replica(s) of {tp} card(s) need "
-            f"{max(1, replicas) * tp}, and there are {len(gpus)}.",
-            fix="lower engine.data_parallel_size or "
-            "engine.tensor_parallel_size; left open, the planner sets them",
-        )
+    replicas = max(1, replicas)
+    check_card_count(
+        f"{replicas} replica(s) of {tp} card(s)", replicas * tp, len(gpus)
+    )
     names = [gpu.name for gpu in gpus]
     return Placement(
         tp,
@@ -164,8 +162,8 @@ def choose_length(recipe: Recipe, shape: ModelShape) -> int:
     return wanted
 
 
-def weight_bytes(recipe: Recipe) -> float:
-    """Bytes of one weight as it is served.
+def weight_bytes(recipe: Recipe, shape: ModelShape) -> float:
+    """Bytes of an average weight as it is served.
 
     Raises:
         LabError: a quantization that vLLM cannot make while loading.
@@ -177,7 +175,7 @@ def weight_bytes(recipe: Recipe) -> float:
             why="its bitsandbytes loader makes 4-bit weights only",
             fix="set model.quantization=nf4, or engine.name=transformers",
         )
-    return NF4_BYTES if kind else WEIGHT_BYTES[recipe.model.dtype]
+    return mean_weight_bytes(shape, recipe.model.dtype, kind)
 
 
 def build_arguments(
@@ -272,7 +270,7 @@ def choose_cpu_cache(
     import psutil
 
     tokens = placement.max_model_len * recipe.engine.max_concurrency / 2
-    size = WEIGHT_BYTES[recipe.model.dtype]
+    size = DTYPE_BYTES[recipe.model.dtype]
     need = tokens * shape.kv_bytes_per_token(size) / 2**30
     free = psutil.virtual_memory().available / 2**30
     return max(1, math.ceil(min(need, free / 4 / placement.replicas)))

@@ -42,6 +42,7 @@ from helpers.engines.decoding import EnoughDone, PickToken, find_end_ids
 from helpers.engines.kv_cache import build_cache, measure_room
 from helpers.engines.rows import Row, refuse_long
 from helpers.errors import LabError
+from helpers.ladder import free_memory, is_out_of_memory
 
 SEGMENT_TOKENS = 16  # longest segment; bounds the room kept in the cache
 WINDOW_BATCHES = 16  # requests read ahead, in batches, to sort by length
@@ -313,8 +314,7 @@ class TransformersEngine:
 
     def _halve_batch(self, error: Exception) -> None:
         """Go on with half the batch after an out-of-memory error only."""
-        cuda = isinstance(error, torch.OutOfMemoryError)
-        if not cuda and "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise error
         if self.max_batch_size == 1:
             raise LabError(
@@ -322,8 +322,7 @@ class TransformersEngine:
                 fix="lower max_new_tokens, or quantize the model",
             ) from error
         self.max_batch_size //= 2
-        if cuda:
-            torch.cuda.empty_cache()
+        free_memory()
         print(f"Out of memory: going on with batches of {self.max_batch_size}")
 
 

@@ -33,7 +33,8 @@ from helpers.engines.served_models import choose_model
 from helpers.engines.server_process import ServerProcess
 from helpers.engines.vllm_engine import VllmEngine
 from helpers.errors import LabError
-from helpers.models import find_base, load_tokenizer
+from helpers.models import find_base, fit_recipe, load_tokenizer
+from helpers.precision import resolve_dtype
 from helpers.recipes import Recipe
 
 
@@ -59,6 +60,7 @@ def open_vllm(
     """
     if recipe.engine.url:
         return _join_servers(recipe, path, adapter)
+    recipe = resolve_dtype(fit_recipe(recipe, path))
     command = find_command(recipe)
     path, revision = _locate(recipe, path)
     shape = read_model_shape(path, revision)

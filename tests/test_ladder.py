@@ -1,0 +1,296 @@
+"""The memory ladder: down on out-of-memory, and on nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from helpers import ladder, models
+from helpers.errors import LabError
+from helpers.ladder import Rung, is_out_of_memory, list_rungs, walk_ladder
+from helpers.records import read_json
+from helpers.settle import settle_model
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+WORDS = [
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of",
+    "CUDA error: out of memory\nCUDA kernel errors might be reported",
+    "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't "
+    "allocate memory: you tried to allocate 1099511627776 bytes.",
+    "MPS backend out of memory (MPS allocated: 8.00 GB, max allowed: 9 GB)",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate",
+]
+OTHERS = [
+    RuntimeError("expected all tensors on the same device"),
+    RuntimeError("shape mismatch: memory format of the input"),
+    ValueError("CUDA out of memory"),  # only text, of another kind of error
+    OSError("No space left on device"),
+    KeyboardInterrupt(),
+    LabError("There is no model folder."),
+]
+
+
+def change(recipe, section="model", **values):
+    """The recipe with some values of one section changed."""
+    part = getattr(recipe, section).model_copy(update=values)
+    return recipe.model_copy(update={section: part})
+
+
+def laddered(recipe, **values):
+    """The recipe with the ladder switched on."""
+    return change(recipe, ladder=True, **values)
+
+
+def names(rungs):
+    """The rungs as they are printed."""
+    return [str(rung) for rung in rungs]
+
+
+NF4 = "nf4, double quantization"
+OUTSIDE = f"{NF4}, part of it outside the device"
+
+
+def test_the_rungs_go_down(tiny_recipe):
+    recipe = laddered(tiny_recipe, dtype="bfloat16", smaller="a/b")
+    found = names(list_rungs(recipe, base=True, training=False))
+    small = ["a/b in bfloat16", f"a/b in {NF4}"]
+    assert found == ["bfloat16", "int8", NF4, OUTSIDE, *small]
+    # accelerate refuses to train what lies outside the device
+    found = names(list_rungs(recipe, base=True, training=True))
+    assert found == ["bfloat16", "int8", NF4, *small]
+    # a merged model has no substitute
+    found = names(list_rungs(recipe, base=False, training=True))
+    assert found == ["bfloat16", "int8", NF4]
+
+
+def test_the_walk_starts_where_the_recipe_says(tiny_recipe):
+    recipe = laddered(tiny_recipe, quantization="nf4", smaller="a/b")
+    found = names(list_rungs(recipe, base=True, training=False))
+    assert found == [NF4, OUTSIDE, f"a/b in {NF4}"]
+    eight = change(recipe, merged_quantization="int8")
+    found = names(list_rungs(eight, base=False, training=True))
+    assert found == ["int8", NF4]
+    alone = change(recipe, ladder=None)
+    assert names(list_rungs(alone, base=True, training=False)) == [NF4]
+    assert names(list_rungs(alone, base=False, training=False)) == ["float32"]
+
+
+def test_vllm_has_no_8_bits(tiny_recipe):
+    recipe = change(laddered(tiny_recipe), "engine", name="vllm")
+    assert names(list_rungs(recipe, base=True, training=True)) == [
+        "float32",
+        NF4,
+    ]
+
+
+def test_what_is_merged_goes_down_with_its_base(tiny_recipe):
+    fell = ladder.apply_rung(laddered(tiny_recipe), Rung("float32", "nf4"))
+    assert fell.model.merged_quantization == "nf4"
+    nf4 = laddered(tiny_recipe, quantization="nf4")
+    stayed = ladder.apply_rung(nf4, Rung("float32", "nf4"))
+    assert stayed.model.merged_quantization is None
+
+
+@pytest.mark.parametrize("text", WORDS)
+def test_out_of_memory_is_known_by_its_words(text):
+    assert is_out_of_memory(RuntimeError(text))
+    assert is_out_of_memory(torch.OutOfMemoryError(text))
+
+
+def test_a_real_refusal_of_the_allocator_is_out_of_memory():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(MemoryError())
+
+
+@pytest.mark.parametrize("error", OTHERS, ids=lambda e: type(e).__name__)
+def test_any_other_error_is_raised_at_once(error):
+    tried = []
+
+    def load(rung):
+        tried.append(rung)
+        raise error
+
+    rungs = [Rung("float16"), Rung("float16", "nf4")]
+    with pytest.raises(type(error)):
+        walk_ladder(rungs, load)
+    assert tried == rungs[:1]
+    assert not is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("falls", range(6))
+def test_each_rung_can_fail(tiny_recipe, falls, capsys):
+    """Out of memory is injected on the first rungs, one more each time."""
+    recipe = laddered(tiny_recipe, dtype="float16", smaller="a/b")
+    rungs = list_rungs(recipe, base=True, training=False)
+    tried = []
+
+    def load(rung):
+        tried.append(rung)
+        if len(tried) <= falls:
+            raise RuntimeError(WORDS[(len(tried) - 1) % len(WORDS)])
+        return str(rung)
+
+    if falls == len(rungs):
+        with pytest.raises(ladder.DoesNotFit) as caught:
+            walk_ladder(rungs, load)
+        for name in names(rungs):
+            assert f"{name}: out of memory after" in caught.value.why
+        return
+    way = walk_ladder(rungs, load)
+    assert way.loaded == str(rungs[falls]) and way.rung == rungs[falls]
+    assert tried == rungs[: falls + 1]
+    assert [bool(a.error) for a in way.attempts] == [True] * falls + [False]
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == falls + 1
+    for line, rung in zip(said, tried, strict=True):
+        assert line.startswith(f"memory ladder: {rung}: ")
+    assert "holds (" in said[-1] and "GiB" in said[-1]
+    if falls:
+        assert "out of memory after" in said[0]
+        assert "CUDA out of memory" in said[0]
+
+
+def test_what_failed_is_let_go_before_the_next_try():
+    """Neither the error nor its frames keep the weights alive."""
+    import weakref
+
+    held = []
+
+    class Weights:
+        """Something large."""
+
+    def load(rung):
+        if held:
+            assert held[0]() is None, "the first try is still in memory"
+            return "small"
+        large = Weights()
+        held.append(weakref.ref(large))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    rungs = [Rung("float16"), Rung("float16", "int8")]
+    assert walk_ladder(rungs, load).loaded == "small"
+
+
+def fail_above(monkeypatch, kinds):
+    """Loading is out of memory on these kinds of quantization."""
+    real = models.load_rung
+
+    def load(recipe, path, rung, device):
+        if rung.quantization in kinds and not rung.model:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried it.")
+        return real(recipe, path, rung, device)
+
+    monkeypatch.setattr(models, "load_rung", load)
+
+
+def test_load_model_goes_down_for_real(tiny_recipe, monkeypatch, capsys):
+    pytest.importorskip("bitsandbytes")
+    fail_above(monkeypatch, {None, "int8"})
+    model, _ = models.load_model(laddered(tiny_recipe))
+    assert model.is_loaded_in_4bit
+    said = capsys.readouterr().out
+    assert "float32: out of memory" in said
+    assert f"{NF4}: holds" in said
+    with pytest.raises(LabError, match="does not fit"):
+        models.load_model(tiny_recipe)
+
+
+def test_the_last_rung_is_a_smaller_model(
+    tiny_recipe, tiny_model_dir, tmp_path, monkeypatch
+):
+    import shutil
+
+    small = tmp_path / "small"
+    shutil.copytree(tiny_model_dir, small)
+    fail_above(monkeypatch, {None, "int8", "nf4"})
+    recipe = laddered(tiny_recipe, smaller=str(small), revision="abc")
+    way = models.climb(recipe)
+    assert way.rung.model == str(small)
+    assert not way.loaded[0].training
+    assert len(way.attempts) == 5
+    settled = ladder.apply_rung(recipe, way.rung)
+    assert settled.model.id == str(small)
+    assert settled.model.revision is None and not settled.model.ladder
+
+
+def test_a_run_settles_once_and_keeps_it(
+    tiny_recipe, run, monkeypatch, capsys
+):
+    pytest.importorskip("bitsandbytes")
+    with monkeypatch.context() as patch:
+        fail_above(patch, {None})
+        first = settle_model(laddered(tiny_recipe), run)
+    assert first.model.quantization == "int8" and not first.model.ladder
+    stored = read_json(run.file("model.json"))
+    assert [a["error"] for a in stored["attempts"]] == [
+        "CUDA out of memory",
+        "",
+    ]
+    assert stored["asked"]["ladder"] is True
+    # There is memory for more now, but the run stays what it is.
+    monkeypatch.delattr(models, "climb")
+    assert settle_model(laddered(tiny_recipe), run) == first
+    assert "settled for this run: int8" in capsys.readouterr().out
+    other = laddered(tiny_recipe, smaller="a/b")
+    with pytest.raises(LabError, match="other settings"):
+        settle_model(other, run)
+
+
+def test_a_stage_says_which_rung_it_stood_on(tiny_recipe, run):
+    recipe = laddered(tiny_recipe)
+    settled = settle_model(recipe, run)
+    assert settled.model.quantization is None
+    with run.stage("x", {}) as record:
+        record["outputs"] = []
+    assert read_json(run.file("stages", "x.json"))["model"]["dtype"]
+
+
+def test_a_fixed_recipe_is_left_alone(tiny_recipe, run):
+    assert settle_model(tiny_recipe, run) is tiny_recipe
+    assert not run.file("model.json").exists()
+
+
+def test_auto_precision_is_settled_too(tiny_recipe, run, monkeypatch):
+    recipe = change(tiny_recipe, dtype="auto")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    first = settle_model(recipe, run)
+    assert first.model.dtype == "bfloat16"
+    assert "bf16 instructions" in first.model.dtype_reason
+    # Half-way the run moves to a machine without them.
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", bool)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", bool)
+    assert settle_model(recipe, run) == first
+
+
+def test_several_processes_walk_no_ladder(tiny_recipe, run, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(LabError, match="one process"):
+        settle_model(laddered(tiny_recipe), run)
+    assert not run.file("model.json").exists()
+
+
+def test_layers_are_divided_when_not_all_fit(tiny_model_dir, monkeypatch):
+    from helpers import device_memory
+
+    place = device_memory.map_layers(tiny_model_dir, None, "cpu")
+    assert set(place.values()) == {"cpu"}
+    # Room for the embeddings and one of the two layers.
+    monkeypatch.setattr(
+        device_memory, "measure_free_memory", lambda device: 46_000
+    )
+    place = device_memory.map_layers(tiny_model_dir, None, "cpu")
+    assert place["model.embed_tokens"] == "cpu"
+    assert "disk" in place.values()
+
+
+def test_training_room_is_the_planners(tiny_recipe):
+    from helpers.device_memory import measure_training_room
+    from helpers.recipes import load_recipe
+
+    room = measure_training_room(load_recipe("t4"), base=True) / 2**30
+    assert 1 < room < 5
+    unknown = change(tiny_recipe, id="no/such-model")
+    assert measure_training_room(unknown, base=True) == 0
