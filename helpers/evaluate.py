@@ -1,14 +1,14 @@
-"""Evaluate models on benchmarks: greedy, one graded line a problem.
+"""Evaluate models on benchmarks: one line a problem, or several samples.
 
-Every model writes into its own folder, ``eval/<tag>/<benchmark>.jsonl``. A
-wrong answer is one of three kinds that call for different remedies: cut at
-the token cap (``truncated_wrong``), finished without an answer
-(``no_answer``), or finished with a wrong one (``finished_wrong``).
+One graded line a problem, greedy by default, goes to
+``eval/<tag>/<benchmark>.jsonl``; with ``evaluate.n`` above 1 that many
+samples a problem go to a file beside it, named by their temperature. What is
+on disk is never sampled again: more samples are added to those that are
+there. Reading back and counting is in :mod:`helpers.results`.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,27 +17,49 @@ from typing import Any
 from helpers import stats
 from helpers.checkpoints import require_current_merge
 from helpers.engines import Engine, open_engine
-from helpers.errors import LabError, did_you_mean
+from helpers.errors import LabError
 from helpers.models import model_path
-from helpers.problems import load_problems
-from helpers.recipes import Recipe
-from helpers.recipes.schema import BenchmarkConfig
-from helpers.records import Completion, Problem, read_json, read_records
+from helpers.outcomes import summarize_results
+from helpers.problems import hash_problems, load_problems
+from helpers.recipes import Recipe, load_recipe
+from helpers.records import (
+    Completion,
+    Problem,
+    iter_records,
+    read_json,
+    write_records,
+)
+from helpers.results import (
+    choose_benchmarks,
+    load_results,
+    load_samples,
+    measure_benchmark,
+    result_name,
+    stage_name,
+)
 from helpers.runs import (
     RETIRED_INPUTS,
     RunDir,
-    hash_file,
     require_space,
-    resolve_data,
 )
-from helpers.sample_file import SampleFile, is_empty
+from helpers.sample_file import SampleFile
 from helpers.sample_store import describe_sampling, open_samples
 from helpers.sampling import iter_requests, sample_missing, say_unusable
-from helpers.verdicts import load_graded, say_old_grades
+from helpers.settle import settle_model
+from helpers.verdicts import say_old_grades
 
 TAGS = ("base", "sft", "dpo")
 SPACE_MB = 50
 TOP_P = 1.0
+SAMPLES = "samples"  # the input that may grow
+
+__all__ = [
+    "TAGS",
+    "load_results",
+    "load_samples",
+    "run_evaluate",
+    "summarize_results",
+]
 
 
 def run_evaluate(
@@ -46,107 +68,93 @@ def run_evaluate(
     tags: Sequence[str] = TAGS,
     *,
     benchmarks: Sequence[str] | None = None,
+    n: int | None = None,
+    temperature: float | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Score the models ``tags`` on the recipe's benchmarks.
 
     A model that was scored with the same inputs is loaded; a killed run goes
-    on with the problems that lack a line. The stage ``evaluate/<tag>`` grows
-    when it is called for further benchmarks.
+    on with the samples that lack a line. The stage ``evaluate/<tag>`` grows
+    when it is called for further benchmarks. Several samples a problem are a
+    stage of their own, ``evaluate-t<temperature>/<tag>``, which also grows
+    when more samples are asked for; nothing of one stage touches the other.
 
     Args:
         tags: base, sft, dpo or dpo-<variant>.
         benchmarks: names from the recipe; None for all of them.
+        n, temperature: instead of the recipe's.
         force: set a model's old results aside and score it again, on all
             benchmarks that it had been scored on.
 
     Returns:
         ``{tag: {benchmark: {k, n, truncated_wrong, finished_wrong,
         no_answer, too_long, empty, mean_tokens}}}``; k and the three kinds
-        of wrong add up to n.
+        of wrong add up to n. For several samples what
+        :func:`helpers.sampled.summarize_samples` gives.
 
     Raises:
         LabError: unknown tag or benchmark, no such model or problem file,
-            results of other inputs in the folder.
+            results of other inputs in the folder, several greedy samples.
     """
+    recipe = _choose_settings(recipe, n, temperature)
     if recipe.evaluate.n > 1:
-        raise LabError(
-            f"evaluate.n={recipe.evaluate.n}: this stage draws one sample a "
-            "problem.",
-            fix="set evaluate.n=1; mathslm plan counts more",
-        )
-    chosen = _choose_benchmarks(recipe, benchmarks)
+        run = _keep_settings(run, recipe)
+    chosen = choose_benchmarks(recipe, benchmarks)
     sets = {b.name: load_problems(b.path, b.n) for b in chosen}
-    paths = {tag: _require_model(recipe, run, tag) for tag in tags}
+    _require_problems(sets, recipe.evaluate.n)
+    for tag in tags:  # refused before a model is loaded
+        _require_model(recipe, run, tag)
     require_space(run.path, SPACE_MB)
+    recipe = settle_model(recipe, run)
+    paths = {tag: _require_model(recipe, run, tag) for tag in tags}
     return {
         tag: _evaluate_model(recipe, run, tag, paths[tag], sets, force)
         for tag in paths
     }
 
 
-def load_results(run: RunDir, tag: str, benchmark: str) -> list[Completion]:
-    """The lines of one model on one benchmark, in the problems' order.
-
-    Raises:
-        LabError: this model has not been run on it, or not to the end, or
-            models were graded on it by different versions of the grader.
-    """
-    config = _choose_benchmarks(run.recipe, [benchmark])[0]
-    command = f"mathslm evaluate --model {tag} --benchmark {benchmark}"
-    path = run.file("eval", tag, f"{benchmark}.jsonl")
-    if not path.is_file():
+def _choose_settings(
+    recipe: Recipe, n: int | None, temperature: float | None
+) -> Recipe:
+    """The recipe with n and temperature as asked for."""
+    asked = {"n": n, "temperature": temperature}
+    changes = {key: value for key, value in asked.items() if value is not None}
+    evaluate = recipe.evaluate.model_copy(update=changes)
+    stats.require_k(1, evaluate.n)
+    if evaluate.n > 1 and not evaluate.temperature > 0:
         raise LabError(
-            f"{run.label} has no results of '{tag}' on '{benchmark}'.",
-            fix=f"{command} --run-dir {run.label}",
+            f"{evaluate.n} samples a problem at temperature "
+            f"{evaluate.temperature:g}.",
+            why="greedy samples of one problem are copies of each other",
+            fix="add --set evaluate.temperature=1, or set evaluate.n=1",
         )
-    graded = load_graded(run, benchmark, tag)
-    rows = {row.problem_id: row for row in graded}
-    problems = load_problems(config.path, config.n)
-    missing = [p.id for p in problems if p.id not in rows]
-    if missing:
+    return recipe.model_copy(update={"evaluate": evaluate})
+
+
+def _require_problems(sets: dict[str, list[Problem]], n: int) -> None:
+    """Refuse a set that no score can be given on."""
+    for name, problems in sets.items():
+        if len(problems) >= (2 if n > 1 else 1):
+            continue
+        count = f"{len(problems)} problem{'s' * (len(problems) != 1)}"
         raise LabError(
-            f"{path} holds {len(problems) - len(missing)} of "
-            f"{len(problems)} problems.",
-            why="a score over a part would depend on which part it is",
-            fix=f"{command} --run-dir {run.label}",
+            f"Benchmark '{name}' has {count}.",
+            why="a score needs a problem, and a mean over problems two",
+            fix="look at its problem file and at n in the recipe",
         )
-    return [rows[p.id] for p in problems]
 
 
-def summarize_results(rows: Sequence[Completion]) -> dict[str, Any]:
-    """Counts of one benchmark: right, and wrong by kind; mean tokens.
+def _keep_settings(run: RunDir, recipe: Recipe) -> RunDir:
+    """The run, so that its recipe.yaml keeps its own n and temperature.
 
-    ``no_answer`` holds those that were not drawn at all (``too_long``: the
-    prompt and the cap exceed the context) and most ``empty`` ones.
+    Several samples stand beside the evaluation of the recipe. Were they
+    written there, the next ``mathslm evaluate`` would draw several again.
     """
-    wrong = [row for row in rows if not row.correct]
-    cut = [row for row in wrong if row.finish_reason == "length"]
-    ended = [row for row in wrong if row.finish_reason != "length"]
-    silent = [row for row in ended if row.extracted is None]
-    return {
-        "k": len(rows) - len(wrong),
-        "n": len(rows),
-        "truncated_wrong": len(cut),
-        "finished_wrong": len(ended) - len(silent),
-        "no_answer": len(silent),
-        "too_long": sum(row.finish_reason == "too_long" for row in rows),
-        "empty": sum(map(is_empty, rows)),
-        "mean_tokens": statistics.fmean(row.tokens for row in rows),
-    }
-
-
-def _choose_benchmarks(
-    recipe: Recipe, names: Sequence[str] | None
-) -> list[BenchmarkConfig]:
-    known = {b.name: b for b in recipe.evaluate.benchmarks}
-    for name in names or ():
-        if name not in known:
-            raise LabError(
-                f"There is no benchmark '{name}'.{did_you_mean(name, known)}",
-                fix="choose from: " + ", ".join(known),
-            )
-    return [known[name] for name in dict.fromkeys(names or known)]
+    stored = load_recipe(run.file("recipe.yaml")).evaluate
+    changes = {"n": stored.n, "temperature": stored.temperature}
+    evaluate = recipe.evaluate.model_copy(update=changes)
+    return RunDir(run.path, recipe.model_copy(update={"evaluate": evaluate}))
 
 
 def _require_model(recipe: Recipe, run: RunDir, tag: str) -> Path:
@@ -175,7 +183,7 @@ def _describe_inputs(recipe: Recipe, path: Path) -> dict[str, str]:
 
 def _describe_benchmarks(recipe: Recipe, names: set[str]) -> dict[str, str]:
     return {
-        f"benchmark {b.name}": f"{hash_file(resolve_data(b.path))} n={b.n}"
+        f"benchmark {b.name}": f"{hash_problems(b.path)} n={b.n}"
         for b in recipe.evaluate.benchmarks
         if b.name in names or f"benchmark {b.name}" in names
     }
@@ -206,29 +214,48 @@ def _evaluate_model(
     sets: dict[str, list[Problem]],
     force: bool,
 ) -> dict[str, Any]:
-    stage = f"evaluate/{tag}"
+    stage = stage_name(tag, _mark(recipe))
     common = _describe_inputs(recipe, path)
     earlier, asked = _read_stage_inputs(run, stage), list(sets)
-    if force:
+    before = 0 if force else int(earlier.get(SAMPLES, 0))
+    n = max(recipe.evaluate.n, before)
+    if force or (earlier and n > before > 0):
         # Scores of before and after must not stand side by side.
         sets = _load_earlier(recipe, earlier) | sets
     inputs = common | _describe_benchmarks(recipe, {*sets, *earlier})
-    # Other benchmarks than last time extend the stage; a change is refused.
-    extends = not force and earlier.items() < inputs.items()
+    if recipe.evaluate.n > 1:
+        inputs[SAMPLES] = str(n)
+    # More than last time goes on with the stage; a change is refused.
+    extends = not force and _extends(earlier, inputs)
     if not extends and run.is_done(stage, inputs, force):
         print(f"{stage}: done with these inputs, loaded.")
-        say_old_grades(run, [_result_name(tag, name) for name in asked])
+        say_old_grades(run, [_file(recipe, tag, name) for name in asked])
         saved = run.metrics()[stage]
         return {name: saved[name] for name in asked}
     saved = run.metrics().get(stage, {}) if earlier and not force else {}
     with run.stage(stage, inputs) as record:
-        scores = _score_sets(recipe, run, tag, path, sets, common, force)
+        scores = _score_sets(recipe, run, tag, path, sets, common, n, force)
         names = [b.name for b in recipe.evaluate.benchmarks]
         merged = saved | scores
         record["metrics"] = {n: merged[n] for n in names if n in merged}
-        record["outputs"] = [_result_name(tag, n) for n in record["metrics"]]
+        record["outputs"] = [_file(recipe, tag, x) for x in record["metrics"]]
         say_old_grades(run, record["outputs"])
     return {name: scores[name] for name in asked}
+
+
+def _extends(earlier: dict[str, str], inputs: dict[str, str]) -> bool:
+    """More benchmarks or samples than last time; a change is no extension."""
+    same = {key: value for key, value in earlier.items() if key != SAMPLES}
+    return earlier != inputs and same.items() <= inputs.items()
+
+
+def _mark(recipe: Recipe) -> float | None:
+    """The temperature that names the files of several samples."""
+    return recipe.evaluate.temperature if recipe.evaluate.n > 1 else None
+
+
+def _file(recipe: Recipe, tag: str, benchmark: str) -> str:
+    return result_name(tag, benchmark, _mark(recipe))
 
 
 def _score_sets(
@@ -238,29 +265,52 @@ def _score_sets(
     path: Path,
     sets: dict[str, list[Problem]],
     common: dict[str, str],
+    n: int,
     force: bool,
 ) -> dict[str, Any]:
     """Sample what is missing, benchmark by benchmark; return the counts."""
     scores: dict[str, Any] = {}
+    stage = stage_name(tag, _mark(recipe))
     engine: Engine | None = None
     with ExitStack() as stack:
         for name, problems in sets.items():
             inputs = common | _describe_benchmarks(recipe, {name})
-            samples = open_samples(run, _result_name(tag, name), inputs, force)
-            if samples.count_missing(problems, 1):
+            single = run.file(result_name(tag, name))
+            samples = open_samples(
+                run, _file(recipe, tag, name), inputs, force
+            )
+            if n > 1 and not samples.rows:
+                _take_single(single, inputs, samples)
+            title = f"{tag} on {name}"
+            if samples.count_missing(problems, n):
                 engine = engine or stack.enter_context(
                     open_engine(recipe, path, log_dir=run.file("logs"))
                 )
-                _answer(recipe, f"{tag} on {name}", problems, samples, engine)
-            rows = read_records(samples.path, Completion)
-            scores[name] = summarize_results(rows)
-            _say_score(f"{tag} on {name}", scores[name])
+                _answer(recipe, title, problems, samples, engine, n)
+            scores[name] = measure_benchmark(run, stage, name, n) or {}
+            _say_score(title, scores[name])
     return scores
 
 
+def _take_single(
+    single: Path, inputs: dict[str, str], samples: SampleFile
+) -> None:
+    """Sample 0 of each problem, where it was drawn alone with these inputs."""
+    stamp = single.with_suffix(".inputs.json")
+    if single.is_file() and stamp.is_file() and read_json(stamp) == inputs:
+        write_records(samples.path, iter_records(single, Completion))
+        samples.refresh()
+
+
 def _say_score(title: str, counts: dict[str, Any]) -> None:
-    say_unusable(title, counts["too_long"], counts["empty"], counts["n"])
-    print(f"{title}: {stats.proportion(counts['k'], counts['n'])}")
+    if "k" in counts:
+        say_unusable(title, counts["too_long"], counts["empty"], counts["n"])
+        print(f"{title}: {stats.proportion(counts['k'], counts['n'])}")
+        return
+    n = counts["samples"]
+    average = stats.Interval(*counts["avg"])
+    best = stats.Interval(*counts["pass"][str(n)])
+    print(f"{title}: avg@{n} {average}, pass@{n} {best}")
 
 
 def _answer(
@@ -269,12 +319,13 @@ def _answer(
     problems: Sequence[Problem],
     samples: SampleFile,
     engine: Engine,
+    n: int,
 ) -> None:
     requests = iter_requests(
         problems,
         engine.tokenizer,
         recipe.data.prompt_template,
-        n=1,
+        n=n,
         run_seed=recipe.seed,
         temperature=recipe.evaluate.temperature,
         top_p=TOP_P,
@@ -286,12 +337,9 @@ def _answer(
         samples,
         {p.id: p.answer for p in problems},
         title=title,
-        total=len(problems),
+        total=n * len(problems),
+        n=n,
     )
-
-
-def _result_name(tag: str, benchmark: str) -> str:
-    return f"eval/{tag}/{benchmark}.jsonl"
 
 
 if __name__ == "__main__":

@@ -243,3 +243,172 @@ def test_unknown_and_missing_benchmarks_are_refused(tiny_recipe, run):
         evaluate.run_evaluate(tiny_recipe, run, benchmarks=["benhc"])
     with pytest.raises(LabError, match="no results of 'base'"):
         evaluate.load_results(run, "base", "bench")
+
+
+def draw(recipe, run, tags=("base",), n=3, **more):
+    """Several samples a problem at temperature 1."""
+    return evaluate.run_evaluate(
+        recipe, run, tags, n=n, temperature=1.0, **more
+    )
+
+
+def read_samples(run, tag="base", name="bench"):
+    return read_lines(run, tag, f"{name}.t1")
+
+
+def test_several_samples_stand_beside_the_greedy_ones(
+    tiny_recipe, run, merged
+):
+    greedy = evaluate.run_evaluate(tiny_recipe, run, ("base", "sft"))
+    before = run.file("eval", "base", "bench.jsonl").read_bytes()
+    recipe_before = run.file("recipe.yaml").read_text()
+    found = draw(tiny_recipe, run, ("base", "sft"))
+    assert run.file("eval", "base", "bench.jsonl").read_bytes() == before
+    assert run.file("recipe.yaml").read_text() == recipe_before
+    rows = read_samples(run)
+    assert {(r.problem_id, r.sample) for r in rows} == {
+        (p.id, i)
+        for p in load_problems(tiny_recipe.evaluate.benchmarks[0].path, 8)
+        for i in range(3)
+    }
+    assert len(rows) == 24 and len({r.seed for r in rows}) == 24
+    counts = found["base"]["bench"]
+    assert (counts["problems"], counts["samples"]) == (8, 3)
+    kinds = ("right", "truncated_wrong", "finished_wrong", "no_answer")
+    assert sum(counts[kind] for kind in kinds) == 24
+    stored = run.metrics()
+    assert stored["evaluate-t1/base"] == found["base"]
+    assert stored["evaluate/base"] == greedy["base"]
+    assert read_samples(run, "sft") != rows
+    groups = evaluate.load_samples(run, "base", "bench")
+    assert [len(rows) for rows in groups.values()] == [3] * 8
+    assert list(groups) == [
+        r.problem_id for r in evaluate.load_results(run, "base", "bench")
+    ]
+
+
+def test_more_samples_are_added_and_none_is_drawn_twice(
+    tiny_recipe, run, monkeypatch, capsys
+):
+    draw(tiny_recipe, run, n=2)
+    two = read_samples(run)
+    real, asked = evaluate.open_engine, []
+    monkeypatch.setattr(
+        evaluate, "open_engine", lambda *a, **k: Counting(real(*a, **k), asked)
+    )
+    four = draw(tiny_recipe, run, n=4)
+    assert len(asked) == 16
+    assert read_samples(run)[:16] == two
+    assert four["base"]["bench"]["samples"] == 4
+    capsys.readouterr()
+    assert draw(tiny_recipe, run, n=4) == four
+    assert "loaded" in capsys.readouterr().out
+    # Fewer than there are: nothing is drawn and nothing lost.
+    assert draw(tiny_recipe, run, n=2) == four
+    assert len(asked) == 16
+    groups = evaluate.load_samples(run, "base", "bench", n=2)
+    assert all(len(rows) == 2 for rows in groups.values())
+    with pytest.raises(LabError, match="only 4 samples of each problem"):
+        evaluate.load_samples(run, "base", "bench", n=5)
+
+
+def test_a_killed_sampling_goes_on_where_it_was(tiny_recipe, run, monkeypatch):
+    real = evaluate.open_engine
+    monkeypatch.setattr(
+        evaluate, "open_engine", lambda *a, **k: Breaking(real(*a, **k), 5)
+    )
+    with pytest.raises(Killed):
+        draw(tiny_recipe, run)
+    begun = read_samples(run)
+    assert len(begun) == 5
+    monkeypatch.setattr(evaluate, "open_engine", real)
+    draw(tiny_recipe, run)
+    rows = read_samples(run)
+    assert rows[:5] == begun and len(rows) == 24
+
+
+def test_more_samples_extend_every_benchmark(tiny_recipe, run, problems):
+    path = run.path.parent / "second.jsonl"
+    write_records(path, problems[8:])
+    recipe = add_benchmark(tiny_recipe, path)
+    draw(recipe, run, n=2)
+    draw(recipe, run, n=3, benchmarks=["bench"])
+    stored = run.metrics()["evaluate-t1/base"]
+    assert [stored[name]["samples"] for name in ("bench", "second")] == [3, 3]
+
+
+def test_a_single_sample_at_a_temperature_is_taken_over(
+    tiny_recipe, run, monkeypatch
+):
+    evaluate.run_evaluate(tiny_recipe, run, ("base",), temperature=1.0)
+    single = {r.problem_id: r.response for r in read_lines(run)}
+    real, asked = evaluate.open_engine, []
+    monkeypatch.setattr(
+        evaluate, "open_engine", lambda *a, **k: Counting(real(*a, **k), asked)
+    )
+    draw(tiny_recipe, run, n=3)
+    assert len(asked) == 16
+    groups = evaluate.load_samples(run, "base", "bench")
+    assert {k: rows[0].response for k, rows in groups.items()} == single
+
+
+def test_two_temperatures_never_mix(tiny_recipe, run):
+    draw(tiny_recipe, run, n=2)
+    before = read_samples(run)
+    evaluate.run_evaluate(tiny_recipe, run, ("base",), n=2, temperature=0.5)
+    assert read_samples(run) == before
+    with pytest.raises(LabError, match=r"temperatures 0\.5, 1\."):
+        evaluate.load_samples(run, "base", "bench")
+    half = evaluate.load_samples(run, "base", "bench", temperature=0.5)
+    assert half != evaluate.load_samples(run, "base", "bench", temperature=1)
+    again = draw(tiny_recipe, run, n=2, force=True)
+    (old,) = run.file("old").rglob("bench.t1.jsonl")
+    assert len(read_records(old, Completion)) == 16
+    assert again["base"]["bench"]["samples"] == 2
+
+
+def test_several_samples_that_cannot_be_scored_are_refused(
+    tiny_recipe, run, problems
+):
+    with pytest.raises(LabError, match="3 samples a problem at temperature 0"):
+        evaluate.run_evaluate(tiny_recipe, run, ("base",), n=3)
+    with pytest.raises(LabError, match="only 0 samples"):
+        draw(tiny_recipe, run, n=0)
+    path = run.path.parent / "one.jsonl"
+    write_records(path, problems[:1])
+    recipe = add_benchmark(tiny_recipe, path, n=1)
+    with pytest.raises(LabError, match="'second' has 1 problem"):
+        draw(recipe, run)
+    assert not run.file("eval").exists()
+    with pytest.raises(LabError, match="no several samples of 'base'"):
+        evaluate.load_samples(run, "base", "bench")
+
+
+def test_an_empty_benchmark_is_refused(tiny_recipe, run):
+    with pytest.raises(LabError, match="benchmark is empty"):
+        evaluate.summarize_results([])
+    path = run.path.parent / "nothing.jsonl"
+    path.write_text("")
+    recipe = add_benchmark(tiny_recipe, path, n=4)
+    with pytest.raises(LabError):
+        evaluate.run_evaluate(recipe, run, ("base",))
+    assert not run.file("eval").exists()
+
+
+def test_samples_are_graded_again_with_their_measures(tiny_recipe, run):
+    from helpers.records import write_json
+    from helpers.regrade import run_regrade
+
+    draw(tiny_recipe, run, n=2)
+    right = run.metrics()
+    path = run.file("eval", "base", "bench.t1.jsonl")
+    rows = [
+        r.model_copy(update={"correct": True, "grader": "0.9"})
+        for r in read_samples(run)
+    ]
+    write_records(path, rows)
+    wrong = run.metrics()
+    wrong["evaluate-t1/base"]["bench"]["avg"] = [1.0, 1.0, 1.0]
+    write_json(run.file("metrics.json"), wrong)
+    run_regrade(run)
+    assert run.metrics()["evaluate-t1/base"] == right["evaluate-t1/base"]

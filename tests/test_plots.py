@@ -43,6 +43,22 @@ LOGS = {
     + [{"step": 8, "train_runtime": 3.0}]
 }
 MERGES = {"sft": {"cosine": 0.99, "norm_kept": 1.0}, "dpo": {"cosine": 0.2}}
+CAPS = [
+    SimpleNamespace(
+        cap=cap,
+        n=20,
+        right=right,
+        finished_wrong=4,
+        truncated_wrong=15 - right,
+        no_answer=1,
+        score=share(right / 20, right / 20 - 0.05, right / 20 + 0.1),
+    )
+    for cap, right in ((10, 3), (20, 8), (40, 12))
+]
+REACH = {
+    k: SimpleNamespace(value=v, low=v - 0.1, high=v + 0.1)
+    for k, v in ((1, 0.3), (2, 0.45), (4, 0.6))
+}
 PHASES = [
     {"phase": "distill", "seconds": 20.0, "usd": 0},
     {"phase": "sft", "seconds": 5.0, "usd": 1.5},
@@ -72,6 +88,10 @@ def draw_all() -> dict[str, Figure]:
         "merges": plots.plot_merge_fidelity(MERGES, note=NOTE),
         "ledger": plots.plot_ledger(PHASES, note=NOTE),
         "paired": plots.plot_paired(5, 2, 7, 6, note=NOTE),
+        "caps": plots.plot_caps(
+            {"base": CAPS, "sft": CAPS}, subtitle="greedy", note=NOTE
+        ),
+        "pass": plots.plot_pass_at_k({"base": REACH}, note=NOTE),
         "map": plots.plot_course_map(here="03"),
     }
 
@@ -120,6 +140,33 @@ def test_grid_draws_the_given_values(figures):
     ]
     for expected in ((40, 60), (0, 10), (90, 100)):
         assert any(end == pytest.approx(expected) for end in ends)
+
+
+def test_caps_stack_to_a_hundred_and_carry_the_accuracy(figures):
+    left, right = figures["caps"].axes
+    assert [ax.get_title() for ax in (left, right)] == ["base", "sft"]
+    heights = [bar.get_height() for bar in left.patches]
+    assert len(heights) == 12
+    for place in range(3):
+        assert sum(heights[place::3]) == pytest.approx(100)
+    assert heights[:3] == pytest.approx([15, 40, 60])
+    assert [15, 40, 60] in [pytest.approx(y) for y in drawn_values(left)]
+    labels = [t.get_text() for t in left.get_xticklabels()]
+    assert labels == ["10", "20", "40"]
+    text = all_text(figures["caps"])
+    assert "greedy" in text and "cut at the cap, wrong" in text
+    for wrong in ({}, {str(i): CAPS for i in range(9)}):
+        with pytest.raises(ValueError, match="can be drawn"):
+            plots.plot_caps(wrong)
+
+
+def test_pass_at_k_draws_values_and_bands(figures):
+    (ax,) = figures["pass"].axes
+    assert drawn_values(ax) == [pytest.approx([30, 45, 60])]
+    (band,) = ax.collections
+    ys = band.get_paths()[0].vertices[:, 1]
+    assert (min(ys), max(ys)) == pytest.approx((20, 70))
+    assert list(ax.get_xticks()) == [1, 2, 4]
 
 
 def test_loss_skips_rows_without_a_loss(figures):

@@ -37,28 +37,38 @@ def test_all_files_load_and_are_credited():
 
 
 # The verdicts as reviewed, one line a comparison: points, Newcombe interval,
-# p of the pooled z-test, of Fisher's test, smallest paired p, and the flips
-# up to which a paired result could be significant. Each number is compared at
-# the precision it is printed with.
+# p of the pooled z-test, of Fisher's test, smallest paired p, the flips up to
+# which a paired result could be significant, and the verdict in words. Each
+# number is compared at the precision it is printed with.
 VERDICTS = """
-math-slm|GSM8K|base|sft|-5.5|-13.0|2.0|.15|.19|.001|25
-math-slm|MATH-500|base|sft|13.8|8.0|19.5|3.5e-6|4.6e-6||any
-math-slm|AIME 2024+2025|base|sft|6.7|-3.8|17.7|.19|.32|.12|never
-math-slm|MathNet|base|sft|10.4|4.8|15.9|2.8e-4|3.6e-4||any
-math-slm|GSM8K|sft|dpo|1.5|-6.3|9.3|.71|.80|.25|never
-math-slm|MATH-500|sft|dpo|0.0|-5.4|5.4|1|1|1|never
-math-slm|AIME 2024+2025|sft|dpo|0.0|-12.1|12.1|1|1|1|never
-math-slm|MathNet|sft|dpo|1.0|-4.9|6.9|.74|.79|.062|never
-math-slm|GSM8K|base|dpo|-4.0|-11.4|3.4|.29|.35|.008|12
-t4-paper|GSM8K|mistral-base|mistral-ft|8.0|-11.2|26.4|.42|.55|.12|never
-t4-paper|GSM8K|tinyllama-base|tinyllama-ft|40.0|25.7|53.8|6e-7|2e-7||any
-t4-paper|GSM8K|tinyllama-ft|mistral-ft|14.0|-5.4|32.0|.16|.23|.016|9
-open-rs|AIME24|base|Open-RS3|16.7|-7.6|38.4|.18|.29|.062|never
-open-rs|AMC23|base|Open-RS2|17.5|-2.4|35.7|.08|.14|.016|9
-open-rs|MATH-500|base|Open-RS2|2.6|-1.9|7.1|.26|.30|2e-4|37
-open-rs|OlympiadBench|base|Open-RS2|9.2|3.9|14.4|7e-4|9e-4||any
-open-rs|Minerva|base|Open-RS2|4.0|-3.5|11.6|.30|.34|.001|25
+math-slm|GSM8K|base|sft|-5.5|-13.0|2.0|.15|.19|.001|25|need the JSONs
+math-slm|MATH-500|base|sft|13.8|8.0|19.5|3.5e-6|4.6e-6||any|real
+math-slm|AIME 2024+2025|base|sft|6.7|-3.8|17.7|.19|.32|.12|never|noise
+math-slm|MathNet|base|sft|10.4|4.8|15.9|2.8e-4|3.6e-4||any|real
+math-slm|GSM8K|sft|dpo|1.5|-6.3|9.3|.71|.80|.25|never|noise
+math-slm|MATH-500|sft|dpo|0.0|-5.4|5.4|1|1|1|never|no evidence
+math-slm|AIME 2024+2025|sft|dpo|0.0|-12.1|12.1|1|1|1|never|uninformative
+math-slm|MathNet|sft|dpo|1.0|-4.9|6.9|.74|.79|.062|never|noise
+math-slm|GSM8K|base|dpo|-4.0|-11.4|3.4|.29|.35|.008|12|need the JSONs
+t4-paper|GSM8K|mistral-base|mistral-ft|8.0|-11.2|26.4|.42|.55|.12|never|noise
+t4-paper|GSM8K|tinyllama-base|tinyllama-ft|40.0|25.7|53.8|6e-7|2e-7||any|real
+t4-paper|GSM8K|tinyllama-ft|mistral-ft|14.0|-5.4|32.0|.16|.23|.016|9|undecided
+open-rs|AIME24|base|Open-RS3|16.7|-7.6|38.4|.18|.29|.062|never|noise, picked
+open-rs|AMC23|base|Open-RS2|17.5|-2.4|35.7|.08|.14|.016|9|weak, picked
+open-rs|MATH-500|base|Open-RS2|2.6|-1.9|7.1|.26|.30|2e-4|37|undecided
+open-rs|OlympiadBench|base|Open-RS2|9.2|3.9|14.4|7e-4|9e-4||any|real, if
+open-rs|Minerva|base|Open-RS2|4.0|-3.5|11.6|.30|.34|.001|25|undecided
 """.split("\n")[1:-1]
+# How the words of the review begin, and what the code calls that.
+KINDS = {
+    "real": "real",
+    "noise": "noise",
+    "no evidence": "noise",
+    "uninformative": "noise",
+    "need the JSONs": "open",
+    "undecided": "open",
+    "weak": "open",
+}
 
 
 def agrees(p_value: float, printed: str) -> bool:
@@ -69,20 +79,51 @@ def agrees(p_value: float, printed: str) -> bool:
 
 @pytest.mark.parametrize("line", VERDICTS)
 def test_verdict_follows_from_the_counts(line):
-    name, bench, a, b, points, low, high, z, fisher, best, up = line.split("|")
+    name, bench, a, b, points, low, high, z, fisher, best, up, words = (
+        line.split("|")
+    )
     before, after = score(name, a, bench), score(name, b, bench)
-    change = stats.newcombe_difference(before, after)
-    for got, printed in zip(change, (points, low, high), strict=False):
+    claim = stats.judge_claim(before, after)
+    for got, printed in zip(claim.change, (points, low, high), strict=False):
         assert f"{100 * got:.1f}" == printed
-    assert agrees(stats.z_test_p(before, after), z)
-    assert agrees(stats.fisher_p(before, after), fisher)
-    bound = stats.paired_bound(before.k, after.k, before.n)
+    assert agrees(claim.z_p, z)
+    assert agrees(claim.fisher_p, fisher)
+    bound = claim.bound
     flips = bound.significant_up_to
     if up == "any":
         assert flips == bound.max_flips
     else:
         assert flips == (None if up == "never" else int(up))
         assert agrees(bound.smallest_p, best)
+    assert claim.flips.split(" ")[0] == up
+    (kind,) = {v for k, v in KINDS.items() if words.startswith(k)}
+    assert claim.verdict == kind
+    text = claim.sentence(a, b, bench)
+    told = "Not distinguishable from noise at this n." in text
+    assert told == (kind == "noise")
+    assert ("A real change" in text) == (kind == "real")
+    assert ("results per problem are needed" in text) == (kind == "open")
+
+
+def test_a_flip_bound_says_how_many_flips_were_possible():
+    claim = stats.judge_claim(
+        score(MATH_SLM, "base", "GSM8K"), score(MATH_SLM, "sft", "GSM8K")
+    )
+    assert claim.flips == "25 of at most 71"
+    with pytest.raises(LabError, match="500 problems, the other over 200"):
+        stats.judge_claim(
+            score(MATH_SLM, "base", "MATH-500"),
+            score(MATH_SLM, "base", "GSM8K"),
+        )
+
+
+def test_selection_is_said_in_words():
+    text = stats.say_selection(21, stats.proportion(14, 30), 0.288)
+    assert "best of 21 would reach 45 % on average" in text
+    assert "14/30 or more with a chance of 46 %" in text
+    assert text.endswith("Not distinguishable from noise at this n.")
+    text = stats.say_selection(2, stats.proportion(29, 30), 0.288)
+    assert "noise" not in text
 
 
 def test_sft_moves_the_macro_mean_and_dpo_does_not():

@@ -11,13 +11,24 @@ import pytest
 from bs4 import BeautifulSoup
 
 from helpers import stats
+from helpers.errors import LabError
 from helpers.grading import GRADER_VERSION
+from helpers.outcomes import classify_outcome
+from helpers.problems import load_problems
 from helpers.recipes import load_recipe
-from helpers.records import Completion, write_json, write_records, write_text
-from helpers.report import read_results, write_report
+from helpers.records import (
+    Completion,
+    read_records,
+    write_json,
+    write_records,
+    write_text,
+)
+from helpers.report import export_lm_eval, read_results, write_report
 from helpers.report.blocks import flatten, is_number, show_seconds
-from helpers.report.scores import OUTCOMES, classify_outcome, paired_row
+from helpers.report.markdown import escape, fence
+from helpers.report.scores import OUTCOME_NAMES, compare_all, paired_row
 from helpers.runs import RunDir
+from helpers.sampled import summarize_samples
 
 TAGS = ("base", "sft", "dpo", "dpo-published")
 # Share of right answers per model, and of cut-off ones among the wrong.
@@ -42,6 +53,11 @@ def make_completion(problem_id: str, right: bool, rng) -> Completion:
     )
 
 
+def list_ids(bench) -> list[str]:
+    """The ids of a benchmark's real problems."""
+    return [p.id for p in load_problems(bench.path, bench.n)]
+
+
 def fill_evals(run: RunDir) -> None:
     for bench in run.recipe.evaluate.benchmarks:
         difficulty = [random.Random(i).random() for i in range(bench.n)]
@@ -49,10 +65,8 @@ def fill_evals(run: RunDir) -> None:
             rng = random.Random(f"{tag}{bench.name}")
             level = SHARES[tag] + EASE[bench.name]
             rows = [
-                make_completion(
-                    f"{bench.name}-{i}", d + rng.gauss(0, 0.08) < level, rng
-                )
-                for i, d in enumerate(difficulty)
+                make_completion(name, d + rng.gauss(0, 0.08) < level, rng)
+                for name, d in zip(list_ids(bench), difficulty, strict=True)
             ]
             write_records(run.file("eval", tag, f"{bench.name}.jsonl"), rows)
 
@@ -60,6 +74,21 @@ def fill_evals(run: RunDir) -> None:
 def write_log(run: RunDir, tag: str, rows: list[dict]) -> None:
     text = "".join(json.dumps(row) + "\n" for row in rows)
     write_text(run.file(tag, "log.jsonl"), text)
+
+
+def fill_sampled(run: RunDir, n: int = 4) -> None:
+    """n samples of each problem of one set, for base and sft."""
+    bench = run.recipe.evaluate.benchmarks[2]
+    for tag, ease in (("base", 0.3), ("sft", 0.5)):
+        rng = random.Random(tag)
+        rows = [
+            make_completion(name, rng.random() < ease, rng).model_copy(
+                update={"sample": j}
+            )
+            for name in list_ids(bench)
+            for j in range(n)
+        ]
+        write_records(run.file("eval", tag, f"{bench.name}.t1.jsonl"), rows)
 
 
 def fill_training(run: RunDir) -> None:
@@ -90,6 +119,7 @@ def fill_training(run: RunDir) -> None:
 def fill_run(run: RunDir) -> RunDir:
     """Everything a finished course leaves in a run folder."""
     fill_evals(run)
+    fill_sampled(run)
     fill_training(run)
     rng = random.Random(3)
     samples = [
@@ -133,12 +163,16 @@ def test_full_report_has_every_part_and_no_gap(full):
         "scores",
         "paired",
         "outcomes",
+        "caps",
         "lengths",
+        "sampled",
+        "examples",
         "harvest",
         "training",
         "merges",
         "ledger",
         "published",
+        "settings",
         "manifest",
     ]
     for section in page.find_all("section"):
@@ -274,7 +308,7 @@ def test_every_answer_has_exactly_one_outcome(full):
     for row in table.tbody.find_all("tr"):
         *counts, total = (int(cell.text) for cell in row.find_all("td"))
         assert sum(counts) == total
-        assert len(counts) == len(OUTCOMES)
+        assert len(counts) == len(OUTCOME_NAMES)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +355,7 @@ def test_empty_run_names_every_missing_part_and_command(empty_run):
     ):
         assert any(text.startswith(start) for text in commands), start
     assert all(text.endswith(str(empty_run.path)) for text in commands)
-    assert len(page.find_all("section")) == 12
+    assert len(page.find_all("section")) == 16
 
 
 def test_commands_of_gaps_are_real_commands(empty_run):
@@ -353,7 +387,7 @@ def test_damaged_torn_and_short_files_are_named_not_fatal(empty_run):
     # models with different problems are shown, but not compared
     assert "497 of 500 problems are there" in gaps
     assert "sft against base on main" in gaps
-    assert "main-499" in gaps
+    assert "main-0499" in gaps
     assert "/497 (" in page.find(id="scores").get_text()
 
 
@@ -370,6 +404,185 @@ def test_text_of_a_run_is_escaped(empty_run):
     page = write_report(empty_run).read_text()
     assert "<b>x" not in page
     assert "&lt;b&gt;x" in page
+
+
+def test_caps_end_at_the_scores_of_the_grid(full):
+    run, page = full
+    main = run.recipe.evaluate.main
+    section = page.find(id="caps")
+    tables = section.find_all("table")
+    assert [t.caption.text for t in tables] == [
+        f"{tag} on {main}" for tag in ("base", "sft", "dpo")
+    ]
+    shown = page.find(id="scores").get_text()
+    for table in tables:
+        last = table.tbody.find_all("tr")[-1].find_all("td")
+        assert last[0].text in shown
+    text = " ".join(section.get_text().split())
+    assert "sft against base on main: mean length" in text
+    # made-up texts are not as long as their made-up token counts
+    assert "are not surely those sampled" in text
+
+
+def test_sampled_section_is_what_the_samples_say(full):
+    run, page = full
+    name = run.recipe.evaluate.benchmarks[2].name
+    section = page.find(id="sampled")
+    found = read_results(run).sampled[name, 1.0]
+    summary = summarize_samples(found["base"], 4)
+    (row, _) = section.table.tbody.find_all("tr")
+    cells = [cell.text for cell in row.find_all("td")]
+    assert row.th.text == "base"
+    assert cells[0] == str(stats.Interval(*summary["avg"]))
+    assert cells[1] == str(stats.Interval(*summary["pass"]["4"]))
+    assert cells[2] == str(stats.proportion(summary["majority"], 60))
+    text = " ".join(section.get_text().split())
+    assert f"pass@1 went from {100 * summary['avg'][0]:.1f} %" in text
+
+
+def test_ten_random_problems_show_every_model(full):
+    run, page = full
+    section = page.find(id="examples")
+    titles = [head.text for head in section.find_all("h3")]
+    assert len(titles) == len(set(titles)) == 10
+    answers = section.select(".answer")
+    assert len(answers) == 10 * len(TAGS)
+    results = read_results(run)
+    for title, first in zip(titles, answers[:: len(TAGS)], strict=True):
+        rows = {r.problem_id: r for r in results.evals["base"]["main"]}
+        row = rows[title]
+        assert row.response in first.pre.text
+        assert ("right" if row.correct else "wrong") in first.p.text
+        assert ("helps" if row.correct else "hurts") in first["class"]
+    again = BeautifulSoup(write_report(run).read_text(), "html.parser")
+    assert [h.text for h in again.find(id="examples").find_all("h3")] == titles
+
+
+def test_settings_hold_the_whole_recipe(full):
+    run, page = full
+    shown = page.find(id="settings").get_text()
+    for text in ("sft.learning_rate", "0.001", "dpo.beta", "gate_proj"):
+        assert text in shown
+    for bench in run.recipe.evaluate.benchmarks:
+        assert bench.path in shown
+
+
+def test_published_claims_carry_their_verdict(full):
+    _, page = full
+    table = page.find(id="published").find_all("table")[1]
+    told = {
+        row.th.text: row.find_all("td")[-1].text
+        for row in table.tbody.find_all("tr")
+    }
+    assert told["MATH-500, base → sft"] == stats.WORDS["real"]
+    assert told["GSM8K, base → sft"] == stats.WORDS["open"]
+    assert told["MathNet, sft → dpo"] == stats.WORDS["noise"]
+
+
+def test_a_mean_that_is_noise_says_so(full):
+    run, page = full
+    shown = " ".join(page.find(id="headline").get_text().split())
+    noise = " Not distinguishable from noise at this n."
+    told = 0
+    for found in compare_all(read_results(run)).values():
+        mean = stats.macro_compare(list(found.values()))
+        assert mean.sentence("x", "y").endswith(noise) == (
+            mean.verdict == "undecided"
+        )
+        told += mean.verdict == "undecided"
+        assert str(mean.difference) in shown
+    assert 0 < told < 4 and shown.count(noise.strip()) >= told
+
+
+def test_markdown_has_the_texts_and_tables(full):
+    run, page = full
+    write_report(run, markdown=True)
+    text = run.file("report.md").read_text(encoding="utf-8")
+    for title in page.find_all("h2"):
+        assert f"## {title.text}" in text
+    for table in page.find_all("table"):
+        assert f"**{escape(table.caption.text)}**" in text
+    rows = re.findall(r"(?m)^\|(.+)\|$", text)
+    assert len(rows) == sum(
+        len(t.find_all("tr")) + 1 for t in page.find_all("table")
+    )
+    assert "data:image" not in text and "<b>2</b>" in fence("<b>2</b>")
+    shown = stats.proportion(
+        sum(r.correct for r in read_results(run).evals["sft"]["easy"]), 200
+    )
+    assert str(shown) in text
+
+
+def test_markdown_cannot_be_broken_by_a_response():
+    told = fence("``` and ````")
+    assert told.startswith("`````text\n") and told.endswith("\n`````")
+    assert escape("a|b_[x](y)<i>") == r"a\|b\_\[x\](y)\<i\>"
+
+
+def test_lm_eval_files_hold_every_verdict(full):
+    run, _ = full
+    files = export_lm_eval(read_results(run))
+    assert files == export_lm_eval(read_results(run))
+    assert len(files) == len(TAGS) * 5
+    results = read_results(run)
+    for tag in TAGS:
+        (path,) = run.file("lm_eval", tag).glob("results_*.json")
+        page = json.loads(path.read_text(encoding="utf-8"))
+        for name, rows in results.evals[tag].items():
+            score = page["results"][name]
+            p = sum(r.correct for r in rows) / len(rows)
+            assert score["exact_match,none"] == pytest.approx(p)
+            error = statistics.stdev([float(r.correct) for r in rows])
+            assert score["exact_match_stderr,none"] == pytest.approx(
+                error / len(rows) ** 0.5
+            )
+            (path,) = run.file("lm_eval", tag).glob(f"samples_{name}_*.jsonl")
+            lines = [json.loads(x) for x in path.read_text().splitlines()]
+            right = {r.problem_id: float(r.correct) for r in rows}
+            assert {x["doc"]["id"]: x["exact_match"] for x in lines} == right
+
+
+def test_export_of_nothing_is_refused(empty_run):
+    with pytest.raises(LabError, match="no evaluation to export"):
+        export_lm_eval(read_results(empty_run))
+
+
+def test_two_models_with_other_problems_are_a_gap_not_a_number(empty_run):
+    run = fill_run(empty_run)
+    path = run.file("eval", "sft", "main.jsonl")
+    rows = read_records(path, Completion)
+    for row in rows:
+        row.problem_id = f"other-{row.problem_id}"
+    write_records(path, rows)
+    page = BeautifulSoup(write_report(run).read_text(), "html.parser")
+    gaps = page.find(id="gaps").get_text()
+    assert "sft against base on main" in gaps
+    assert "not about the same problems" in gaps
+    headline = page.find(id="headline").get_text()
+    assert "sft helps on main" not in headline
+
+
+def test_one_problem_has_no_mean_and_the_report_says_so(empty_run):
+    run = fill_run(empty_run)
+    for tag in TAGS:
+        path = run.file("eval", tag, "hard.jsonl")
+        write_records(path, read_records(path, Completion)[:1])
+    benches = [
+        b.model_copy(update={"n": 1}) if b.name == "hard" else b
+        for b in run.recipe.evaluate.benchmarks
+    ]
+    asked = {"benchmarks": tuple(benches)}
+    evaluate = run.recipe.evaluate.model_copy(update=asked)
+    recipe = run.recipe.model_copy(update={"evaluate": evaluate})
+    for tag in ("base", "sft"):
+        path = run.file("eval", tag, "hard.t1.jsonl")
+        write_records(path, read_records(path, Completion)[:4])
+    page = write_report(RunDir(run.path, recipe)).read_text()
+    gaps = BeautifulSoup(page, "html.parser").find(id="gaps").get_text()
+    assert "the mean over benchmarks, sft against base" in gaps
+    assert "has one problem" in gaps
+    assert "several samples on hard" in gaps
+    assert "mean over 4 benchmarks:" not in page
 
 
 def test_small_helpers():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import subprocess
@@ -206,17 +207,171 @@ def test_macro_of_one_benchmark_is_the_wald_interval():
     assert p_value == pytest.approx(2 * scipy_stats.norm.sf(0.15 / error))
 
 
-def test_paired_macro_is_the_t_like_error_of_the_differences():
-    one = compare_counts(10, 4, 9, 17)
-    changes = [0] * 27 + [-1] * 4 + [1] * 9
-    mean, _ = stats.macro_compare([one])
-    error = scipy_stats.tstd(changes) * math.sqrt(39 / 40) / math.sqrt(40)
-    assert mean.diff == pytest.approx(one.diff)
-    assert mean.high - mean.low == pytest.approx(2 * 1.959964 * error)
-    same, p_value = stats.macro_compare([compare_counts(5, 0, 0, 5)])
-    assert same.diff == 0 and math.isnan(p_value)
-    assert "no flips: the interval cannot be estimated" in str(same)
-    assert stats.format_p(p_value) == "no p value"
+def test_paired_macro_is_the_bootstrap_of_the_differences():
+    one, two = compare_counts(10, 4, 9, 17), compare_counts(50, 12, 20, 18)
+    found = stats.macro_compare([one, two])
+    assert found.difference.diff == pytest.approx((one.diff + two.diff) / 2)
+    low, high = found.difference.low, found.difference.high
+    variances = [
+        ((c.only_before + c.only_after) / c.n - c.diff**2) / c.n
+        for c in (one, two)
+    ]
+    # the bootstrap spread is that of the differences
+    error = math.sqrt(sum(variances)) / 2
+    assert high - low == pytest.approx(2 * 1.959964 * error, rel=0.05)
+    assert stats.macro_compare([one, two]) == found
+    assert low < found.difference.diff < high
+    assert stats.macro_compare([one, two], seed=1).difference.low != low
+
+
+@pytest.mark.parametrize(("lost", "won"), [(0, 1), (2, 9), (3, 3), (0, 8)])
+def test_exchange_test_on_one_benchmark_is_mcnemars(lost, won):
+    found = stats.macro_compare([compare_counts(20, lost, won, 9)])
+    assert found.p_value == pytest.approx(stats.mcnemar_p(lost, won))
+
+
+def test_exact_and_random_exchanges_agree(monkeypatch):
+    from helpers.stats import resampled
+
+    made = [compare_counts(60, 6, 14, 20), compare_counts(30, 2, 5, 13)]
+    exact = stats.macro_compare(made)
+    assert exact.least_p == 0
+    # every way in which the 27 flips can be exchanged
+    ways = [
+        (
+            math.comb(20, i) * math.comb(7, j),
+            abs((2 * i - 20) / 100 + (2 * j - 7) / 50),
+        )
+        for i in range(21)
+        for j in range(8)
+    ]
+    seen = 8 / 100 + 3 / 50
+    share = sum(w for w, net in ways if net >= seen - 1e-9) / 2**27
+    assert exact.p_value == pytest.approx(share)
+    monkeypatch.setattr(resampled, "EXACT_SUM", -1)
+    drawn = stats.macro_compare(made)
+    assert drawn.p_value == pytest.approx(exact.p_value, abs=0.01)
+    assert drawn.least_p == pytest.approx(0.0002)
+    sure = stats.macro_compare([compare_counts(50, 0, 60, 10)])
+    assert "p ≤ 0.0002." in sure.sentence()
+
+
+def test_numbers_without_a_common_multiple_are_compared_too():
+    made = [compare_counts(n, 10, 30, n) for n in (199, 499, 61, 503)]
+    found = stats.macro_compare(made)
+    assert found.least_p > 0 and found.verdict == "helps"
+
+
+def test_exchange_test_holds_its_level():
+    """Two equally good models: 5 % of the tests reject, no more."""
+    rng, hits, runs = random.Random(3), 0, 60
+    for _ in range(runs):
+        made = []
+        for n in (40, 90):
+            flips = [rng.random() < 0.5 for _ in range(n // 4)]
+            made.append(
+                compare_counts(n, sum(flips), len(flips) - sum(flips), n)
+            )
+        hits += stats.macro_compare(made).p_value < 0.05
+    slack = 4 * math.sqrt(0.05 * 0.95 / runs)
+    assert hits / runs < 0.05 + slack
+
+
+def test_macro_sentences():
+    noise = stats.macro_compare(
+        [compare_counts(40, 5, 6, 40), compare_counts(40, 5, 5, 40)]
+    )
+    text = noise.sentence("base", "sft")
+    assert text.startswith("sft against base, mean over 2 benchmarks: +0.5")
+    assert text.endswith("Not distinguishable from noise at this n.")
+    real = stats.macro_compare([compare_counts(40, 1, 30, 40)])
+    assert real.verdict == "helps" and "noise" not in real.sentence()
+    same = stats.macro_compare([compare_counts(5, 0, 0, 5)])
+    assert same.difference.diff == 0 and math.isnan(same.p_value)
+    assert same.verdict == "undecided"
+    assert "no flips: the interval cannot be estimated" in same.sentence()
+    assert stats.format_p(same.p_value) == "no p value"
+    with pytest.raises(LabError, match="no benchmark"):
+        stats.macro_compare([])
+    with pytest.raises(LabError, match="Benchmark 2 of 2 has one problem"):
+        stats.macro_compare(
+            [compare_counts(4, 1, 1, 4), compare_counts(0, 0, 1, 0)]
+        )
+
+
+def test_bootstrap_mean_is_near_the_t_interval():
+    rng = random.Random(1)
+    values = [rng.choice((0, 0.25, 0.5, 1)) for _ in range(400)]
+    found = stats.bootstrap_mean(values)
+    error = scipy_stats.sem(values)
+    assert found.value == pytest.approx(sum(values) / 400)
+    assert found.high - found.low == pytest.approx(3.92 * error, rel=0.06)
+    assert found == stats.bootstrap_mean(values, seed=0)
+    assert "% (95 % CI " in str(found)
+
+
+def test_a_mean_without_spread_has_no_zero_width_interval():
+    nothing, all_right = stats.proportion(0, 60), stats.proportion(60, 60)
+    found = stats.bootstrap_mean([0.0] * 60)
+    assert (found.low, found.high) == (nothing.low, nothing.high)
+    found = stats.bootstrap_mean([1.0] * 60)
+    assert (found.low, found.high) == (all_right.low, all_right.high)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([0.5], "mean over 1 problem has"),
+        ([], "mean over 0 problems has"),
+        ([0.5, math.nan, 1], "Value 1 of 3 is nan"),
+        ([0.5, 54.0], "is 54.0, not a share"),
+    ],
+)
+def test_a_mean_over_what_is_no_set_of_shares_is_refused(values, message):
+    with pytest.raises(LabError, match=message):
+        stats.bootstrap_mean(values)
+
+
+@unhurried
+@given(st.integers(1, 9), st.data())
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_one(n, data):
+    c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    marks = [True] * c + [False] * (n - c)
+    sets = list(itertools.combinations(marks, k))
+    share = sum(map(any, sets)) / len(sets)
+    assert stats.pass_at_k(n, c, k) == pytest.approx(share)
+    assert stats.pass_at_k(n, c, 1) == pytest.approx(c / n)
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "k", "message"),
+    [
+        (4, 1, 5, "only 4 samples of each problem are kept"),
+        (4, 1, 0, "not a number of samples"),
+        (4, 1, 1.5, "not a number of samples"),
+        (4, 5, 2, "5 right of 4 samples cannot be"),
+        (0, 0, 1, "only 0 samples"),
+    ],
+)
+def test_pass_at_k_refuses_what_cannot_be_known(n, c, k, message):
+    with pytest.raises(LabError, match=message):
+        stats.pass_at_k(n, c, k)
+
+
+def test_nan_is_refused_everywhere():
+    nan = math.nan
+    with pytest.raises(LabError, match="problem b is nan"):
+        compare({"a": True, "b": nan}, {"a": True, "b": False})
+    for call in (
+        lambda: stats.proportion(nan, 5),
+        lambda: stats.holm([0.1, nan]),
+        lambda: stats.n_needed(nan, 0.5),
+        lambda: stats.n_needed_paired(nan, 0.5),
+        lambda: stats.best_of(21, 14, 30, nan),
+        lambda: stats.best_of(0, 14, 30, 0.3),
+    ):
+        with pytest.raises(LabError):
+            call()
 
 
 def test_unpaired_tests_are_the_libraries():

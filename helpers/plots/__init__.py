@@ -19,6 +19,7 @@ from helpers.plots.diagrams import (
     plot_course_map,
     plot_paired,
 )
+from helpers.plots.evaluation import plot_caps, plot_pass_at_k
 from helpers.plots.planning import plot_gantt, plot_memory_bar
 from helpers.plots.style import (
     OKABE_ITO,
@@ -31,6 +32,7 @@ from helpers.plots.style import (
 )
 from helpers.plots.training import (
     plot_dpo_curves,
+    plot_dpo_sweep,
     plot_loss,
     plot_merge_fidelity,
 )
@@ -42,9 +44,11 @@ __all__ = [
     "figure_png",
     "model_colour",
     "plot_accuracy_grid",
+    "plot_caps",
     "plot_course_map",
     "plot_curves",
     "plot_dpo_curves",
+    "plot_dpo_sweep",
     "plot_gantt",
     "plot_ledger",
     "plot_length_histogram",
@@ -53,6 +57,7 @@ __all__ = [
     "plot_merge_fidelity",
     "plot_outcomes",
     "plot_paired",
+    "plot_pass_at_k",
     "published_by",
     "recorded_on",
     "show",

@@ -91,6 +91,48 @@ def plot_dpo_curves(
     return figure
 
 
+def plot_dpo_sweep(
+    groups: Mapping[str, Sequence[tuple[float, int]]],
+    *,
+    threshold: float,
+    silent: int,
+    title: str,
+    subtitle: str = "",
+    note: str | None = None,
+) -> Figure:
+    """Projected margin against dev verdicts that changed, a dot a run.
+
+    Args:
+        groups: ``{label: (margin in nats, changed verdicts) of its runs}``.
+        threshold: margin below which the rule stops a run.
+        silent: most changed verdicts that no test could call an effect.
+    """
+    figure, (ax,) = new_figure(7.4, 4.0, note=note)
+    for i, (name, dots) in enumerate(groups.items()):
+        colour = list(OKABE_ITO.values())[1:][i % 7]
+        margins = [max(margin, 1e-6) for margin, _ in dots]
+        changed = [count for _, count in dots]
+        ax.plot(
+            margins,
+            changed,
+            "osD^v<>"[i % 7],
+            color=colour,
+            label=name,
+            markeredgecolor=INK,
+            markeredgewidth=0.5,
+        )
+    ax.set_xscale("log")
+    ax.set_yscale("symlog", linthresh=5)
+    ax.axvline(threshold, color=INK, linestyle="--", linewidth=1)
+    ax.axhline(silent + 0.5, color=MUTED, linestyle=":", linewidth=1)
+    label = "margin at the end, projected early (nats)"
+    ax.set_xlabel(label, fontsize=9, color=INK)
+    ax.set_ylabel("verdicts changed on dev", fontsize=9, color=INK)
+    legend_beside(ax)
+    set_title(ax, title, subtitle)
+    return figure
+
+
 def _draw_smoothed(
     ax: Axes, logs: Mapping[str, Sequence[Mapping[str, Any]]], key: str
 ) -> None:

@@ -1,8 +1,9 @@
 """Write ``report.html``: one self-contained page about one run folder.
 
-It reads only the run folder and ``data/published``; it computes nothing that
-is not on disk and trains nothing. A part that is missing is named together
-with the command that makes it.
+It reads only the run folder, its problems and ``data/published``; it trains
+and samples nothing. A part that is missing is named together with the command
+that makes it. The same as Markdown, and the results in the format of
+lm-evaluation-harness, on request.
 """
 
 from __future__ import annotations
@@ -11,25 +12,34 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from helpers.records import write_text
-from helpers.report import beside, scores, training
+from helpers.report import beside, examples, sampling, scores, training
 from helpers.report.blocks import Section
 from helpers.report.collect import Results, read_results
+from helpers.report.lm_eval import export_lm_eval
+from helpers.report.markdown import render_markdown
 from helpers.runs import RunDir
 
 TEMPLATE_DIR = Path(__file__).resolve().parent.parent / "templates"
 
-__all__ = ["read_results", "write_report"]
+__all__ = ["export_lm_eval", "read_results", "write_report"]
 
 
-def write_report(run: RunDir) -> Path:
+def write_report(run: RunDir, *, markdown: bool = False) -> Path:
     """Read the run folder and write its ``report.html``; returns the path.
+
+    Args:
+        markdown: write ``report.md`` too, with the texts and tables.
 
     Raises:
         LabError: the page cannot be written (full disk, no permission).
     """
     results = read_results(run)
+    sections = build_sections(results)
     target = run.file("report.html")
-    write_text(target, render_page(results, build_sections(results)))
+    write_text(target, render_page(results, sections))
+    if markdown:
+        page = render_markdown(results, sections)
+        write_text(run.file("report.md"), page)
     return target
 
 
@@ -42,12 +52,16 @@ def build_sections(results: Results) -> list[Section]:
         scores.build_scores(results, grid),
         scores.build_paired(results, pairs),
         scores.build_outcomes(results),
+        sampling.build_caps(results),
         training.build_lengths(results),
+        sampling.build_sampled(results),
+        examples.build_examples(results),
         training.build_harvest(results),
         training.build_training(results),
         training.build_merges(results),
         training.build_ledger(results),
         beside.build_published(results, grid),
+        examples.build_settings(results),
         training.build_manifest(results),
     ]
 

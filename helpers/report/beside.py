@@ -47,14 +47,20 @@ def build_published(
     )
     section.table(
         "What the published counts can show (unpaired)",
-        ["change", "points (95 % CI)", "smallest possible paired p"],
+        [
+            "change",
+            "points (95 % CI)",
+            "unpaired p",
+            "smallest possible paired p",
+            "verdict",
+        ],
         [
             _published_row(name, a, b, shares)
             for name in shares["base"]
             for a, b in (("base", "sft"), ("sft", "dpo"))
         ],
         note="Newcombe's interval; per-problem results would be needed for "
-        "the paired test, and it cannot go below the last column.",
+        "the paired test, and it cannot go below the smallest possible p.",
     )
     return section
 
@@ -66,11 +72,13 @@ def _published_row(
     shares: dict[str, dict[str, Proportion]],
 ) -> list[str]:
     first, second = shares[before][name], shares[after][name]
-    change = stats.newcombe_difference(first, second)
-    bound = stats.paired_bound(first.k, second.k, first.n)
+    claim = stats.judge_claim(first, second)
+    change = claim.change
     low, high = format_points(change.low), format_points(change.high)
     return [
         f"{name}, {before} → {after}",
         f"{format_points(change.diff)} ({low} to {high})",
-        bare_p(bound.smallest_p),
+        bare_p(claim.z_p),
+        bare_p(claim.bound.smallest_p),
+        stats.WORDS[claim.verdict],
     ]

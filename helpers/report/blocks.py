@@ -56,16 +56,41 @@ class Text:
 
 
 @dataclass
+class Answer:
+    """What one model wrote, and the grader's verdict on it."""
+
+    model: str
+    right: bool
+    verdict: str
+    text: str
+
+
+@dataclass
+class Example:
+    """A problem with the answers of all models, side by side."""
+
+    title: str
+    problem: str
+    gold: str
+    answers: list[Answer]
+    kind: Literal["example"] = "example"
+
+
+Block = Table | Figure | Tiles | Text | Example
+
+
+@dataclass
 class Section:
     """One part of the page. ``gap`` is shown when there are no blocks."""
 
     key: str
     title: str
-    blocks: list[Table | Figure | Tiles | Text] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
     gap: str = "Not in the run folder yet: see the missing parts at the end."
 
     def text(self, text: str, tone: str = "") -> None:
-        self.blocks.append(Text(text, tone))
+        if text:
+            self.blocks.append(Text(text, tone))
 
     def figure(self, figure: Any, alt: str, caption: str = "") -> None:
         self.blocks.append(Figure(figure_html(figure, alt, caption)))

@@ -11,11 +11,13 @@ from helpers.errors import LabError
 from helpers.grading import GRADER_VERSION
 from helpers.plots import recorded_on
 from helpers.records import Completion, Record, read_json, read_records
+from helpers.results import list_temperatures, load_samples
 from helpers.runs import RunDir
 from helpers.verdicts import UNKNOWN
 
 T = TypeVar("T")
 MAIN_TAGS = ("base", "sft", "dpo")
+Groups = dict[str, list[Completion]]
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Results:
     """All that the report shows of one run folder.
 
     ``evals[tag][benchmark]`` are the graded completions, one a problem;
+    ``sampled[benchmark, temperature][tag]`` are several samples a problem;
     ``logs`` and ``merges`` are keyed by tag. ``gaps`` names what is missing.
     """
 
@@ -40,6 +43,9 @@ class Results:
     logs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     merges: dict[str, dict[str, Any]] = field(default_factory=dict)
     samples: list[Completion] = field(default_factory=list)
+    sampled: dict[tuple[str, float], dict[str, Groups]] = field(
+        default_factory=dict
+    )
     metrics: dict[str, Any] = field(default_factory=dict)
     ledger: list[dict[str, Any]] = field(default_factory=list)
     manifest: dict[str, Any] = field(default_factory=dict)
@@ -60,6 +66,11 @@ class Results:
             return f"recorded on {note['date']}, {note['machine']} (replayed)"
         return recorded_on(self.manifest)
 
+    def list_sampled(self) -> list[tuple[str, float]]:
+        """The benchmarks and temperatures of several samples, in order."""
+        names = [b.name for b in self.run.recipe.evaluate.benchmarks]
+        return sorted(self.sampled, key=lambda key: (names.index(key[0]), key))
+
     def gap(self, what: str, command: str = "", why: str = "") -> None:
         """Note a missing part once."""
         text = self.command(command) if command else ""
@@ -79,6 +90,7 @@ def read_results(run: RunDir) -> Results:
     _read_samples(out)
     for tag in _tags(run):
         _read_evals(out, tag)
+        _read_sampled(out, tag)
     _check_graders(out)
     _read_logs(out)
     _read_merges(out)
@@ -135,6 +147,18 @@ def _read_evals(out: Results, tag: str) -> None:
                 command,
                 why=f"{len(rows)} of {bench.n} problems are there",
             )
+
+
+def _read_sampled(out: Results, tag: str) -> None:
+    for bench in out.run.recipe.evaluate.benchmarks:
+        for temperature in list_temperatures(out.run, tag, bench.name):
+
+            def read(name=bench.name, t=temperature) -> Groups:
+                return load_samples(out.run, tag, name, temperature=t)
+
+            if found := _try(out, read):
+                place = (bench.name, temperature)
+                out.sampled.setdefault(place, {})[tag] = found
 
 
 def _training_tags(run: RunDir) -> list[str]:

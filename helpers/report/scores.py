@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from helpers import plots, stats
 from helpers.errors import LabError
+from helpers.outcomes import count_outcomes
 from helpers.plots import figure_html
 from helpers.records import Completion
 from helpers.report.blocks import Section, Tiles
 from helpers.report.collect import Results
 from helpers.stats import Comparison, Proportion, format_p, format_points
 
-OUTCOMES = {
+OUTCOME_NAMES = {
     "right": "right",
     "finished_wrong": "finished, wrong answer",
     "truncated_wrong": "cut off at the cap, wrong",
@@ -37,15 +37,6 @@ def describe_decoding(results: Results) -> str:
 def right_by_problem(rows: Sequence[Completion]) -> dict[str, bool]:
     """Right or wrong by problem id."""
     return {row.problem_id: row.correct for row in rows}
-
-
-def classify_outcome(row: Completion) -> str:
-    """A key of OUTCOMES: exactly one holds for every completion."""
-    if row.correct:
-        return "right"
-    if row.finish_reason == "length":
-        return "truncated_wrong"
-    return "no_answer" if row.extracted is None else "finished_wrong"
 
 
 def score_grid(results: Results) -> dict[str, dict[str, Proportion]]:
@@ -115,13 +106,21 @@ def build_headline(
         )
     for (before, after), found in pairs.items():
         if len(found) > 1:
-            mean, p_value = stats.macro_compare(list(found.values()))
-            tail = "" if mean.no_interval else f", {format_p(p_value)}"
-            section.text(
-                f"Mean over {len(found)} benchmarks, {after} against "
-                f"{before}: {mean}{tail}."
-            )
+            section.text(_say_macro(results, before, after, found))
     return section
+
+
+def _say_macro(
+    results: Results, before: str, after: str, found: dict[str, Comparison]
+) -> str:
+    """The mean over benchmarks in words; what has no mean is a gap."""
+    try:
+        mean = stats.macro_compare(list(found.values()))
+    except LabError as error:
+        what = f"the mean over benchmarks, {after} against {before}"
+        results.gap(what, why=error.what)
+        return ""
+    return mean.sentence(before, after)
 
 
 def build_scores(
@@ -164,14 +163,14 @@ def build_outcomes(results: Results) -> Section:
     """How the wrong answers went wrong: cut off, finished, no answer."""
     section = Section("outcomes", "How answers went wrong")
     counts = {
-        f"{tag} · {name}": Counter(classify_outcome(row) for row in rows)
+        f"{tag} · {name}": count_outcomes(rows)
         for tag, benches in results.evals.items()
         for name, rows in benches.items()
     }
     if not counts:
         return section
     named = {
-        row: {label: c[key] for key, label in OUTCOMES.items()}
+        row: {label: c[key] for key, label in OUTCOME_NAMES.items()}
         for row, c in counts.items()
     }
     decoding = describe_decoding(results)
@@ -181,12 +180,12 @@ def build_outcomes(results: Results) -> Section:
         "and benchmark; the table below holds the counts.",
     )
     rows = [
-        [row, *(str(c[key]) for key in OUTCOMES), str(sum(c.values()))]
+        [row, *(str(c[key]) for key in OUTCOME_NAMES), str(sum(c.values()))]
         for row, c in counts.items()
     ]
     section.table(
         "Every answer counted once",
-        ["model · benchmark", *OUTCOMES.values(), "n"],
+        ["model · benchmark", *OUTCOME_NAMES.values(), "n"],
         rows,
         note="Cut off: the response reached max_new_tokens before it ended. "
         "A gain that comes from fewer cut-off answers is a gain in length, "

@@ -5,26 +5,35 @@ Every score is a :class:`Proportion` and prints as
 *paired* (:func:`compare`): what counts are the problems that only one of
 them solves. Published figures without per-problem results can only be
 compared unpaired (:func:`newcombe_difference`, :func:`z_test_p`,
-:func:`fisher_p`) and bounded (:func:`paired_bound`).
+:func:`fisher_p`) and bounded (:func:`paired_bound`); :func:`judge_claim`
+does all of it. A mean over problems or over benchmarks has a bootstrap
+interval (:func:`bootstrap_mean`, :func:`macro_compare`).
 
 Shares and differences are fractions (0.054, not 5.4); the texts show them in
 percent and in percentage points. The level is 95 % everywhere.
 """
 
+from helpers.stats.claims import WORDS, Claim, judge_claim, say_selection
 from helpers.stats.paired import (
     Comparison,
     PairedBound,
     compare,
     compare_counts,
-    macro_compare,
     macro_difference,
     mcnemar_p,
     paired_bound,
     tango_interval,
 )
+from helpers.stats.resampled import (
+    Interval,
+    MacroComparison,
+    bootstrap_mean,
+    macro_compare,
+)
 from helpers.stats.scores import (
     ALPHA,
     LEVEL,
+    NOISE,
     Difference,
     Proportion,
     best_of,
@@ -38,21 +47,29 @@ from helpers.stats.scores import (
     proportion,
     z_test_p,
 )
+from helpers.stats.several import pass_at_k, require_k
 
 __all__ = [
     "ALPHA",
     "LEVEL",
+    "NOISE",
+    "WORDS",
+    "Claim",
     "Comparison",
     "Difference",
+    "Interval",
+    "MacroComparison",
     "PairedBound",
     "Proportion",
     "best_of",
+    "bootstrap_mean",
     "compare",
     "compare_counts",
     "fisher_p",
     "format_p",
     "format_points",
     "holm",
+    "judge_claim",
     "macro_compare",
     "macro_difference",
     "mcnemar_p",
@@ -60,7 +77,10 @@ __all__ = [
     "n_needed_paired",
     "newcombe_difference",
     "paired_bound",
+    "pass_at_k",
     "proportion",
+    "require_k",
+    "say_selection",
     "tango_interval",
     "z_test_p",
 ]

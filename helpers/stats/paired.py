@@ -11,6 +11,7 @@ from helpers.errors import LabError
 from helpers.stats.scores import (
     ALPHA,
     LEVEL,
+    NOISE,
     Difference,
     Proportion,
     format_p,
@@ -108,7 +109,7 @@ class Comparison:
                 " The interval excludes zero but the exact test does not "
                 "reject: undecided at this n."
             )
-        text = " Not distinguishable from noise at this n."
+        text = NOISE
         if self.smallest_p >= ALPHA and self.diff:
             text += (
                 " No paired table with this difference in totals could be: "
@@ -181,9 +182,20 @@ def _align(before: Results, after: Results) -> tuple[list[bool], list[bool]]:
     if not before:
         raise LabError("There is no problem to compare.")
     return (
-        [bool(before[key]) for key in before],
-        [bool(after[key]) for key in before],
+        [_read_mark(key, before[key]) for key in before],
+        [_read_mark(key, after[key]) for key in before],
     )
+
+
+def _read_mark(key: object, value: object) -> bool:
+    """Right or wrong; bool(nan) would be right."""
+    if value not in (0, 1):
+        raise LabError(
+            f"The result of problem {key} is {value!r}, not right or wrong.",
+            why="anything else would be counted as right",
+            fix="grade that response, or give True or False",
+        )
+    return bool(value)
 
 
 def _name_ids(label: str, ids: set[str], limit: int = 5) -> str:
@@ -288,23 +300,6 @@ def macro_difference(
     ]
     why = "every score is 0 % or 100 %"
     return _macro(diffs, variances, "macro mean, unpaired, normal", why)
-
-
-def macro_compare(
-    comparisons: Sequence[Comparison],
-) -> tuple[Difference, float]:
-    """Mean change over benchmarks from *paired* comparisons, and its p.
-
-    Without one flip the spread is unknown: no interval, and p is nan.
-    """
-    diffs = [c.diff for c in comparisons]
-    variances = [
-        ((c.only_before + c.only_after) / c.n - c.diff**2) / c.n
-        for c in comparisons
-    ]
-    flips = sum(c.only_before + c.only_after for c in comparisons)
-    why = "every problem flipped the same way" if flips else "no flips"
-    return _macro(diffs, variances, "macro mean, paired, normal", why)
 
 
 def _macro(

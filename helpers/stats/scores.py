@@ -18,6 +18,7 @@ from helpers.errors import LabError
 
 LEVEL = 0.95
 ALPHA = 1 - LEVEL
+NOISE = " Not distinguishable from noise at this n."
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ def n_needed(p_before: float, p_after: float, power: float = 0.8) -> int:
         samplesize_proportions_2indep_onetail as samplesize,
     )
 
+    _require_share(p_before, p_after)
     _refuse_no_change(p_after - p_before)
     needed = samplesize(p_after - p_before, p_before, power, alpha=ALPHA)
     return math.ceil(needed)
@@ -160,6 +162,7 @@ def n_needed_paired(diff: float, discordant: float, power: float = 0.8) -> int:
     """
     from statsmodels.stats.power import normal_sample_size_one_tail
 
+    _require_share(abs(diff), discordant)
     _refuse_no_change(diff)
     if not abs(diff) <= discordant <= 1:
         raise ValueError("discordant must lie between |diff| and 1")
@@ -173,6 +176,15 @@ def n_needed_paired(diff: float, discordant: float, power: float = 0.8) -> int:
     return math.ceil(float(needed))
 
 
+def _require_share(*values: float) -> None:
+    for value in values:
+        if not 0 <= value <= 1:  # nan too
+            raise LabError(
+                f"{value} is not a share.",
+                why="shares are fractions from 0 to 1, 0.054 and not 5.4",
+            )
+
+
 def _refuse_no_change(diff: float) -> None:
     if diff == 0:
         raise ValueError("no number of problems can show a change of zero")
@@ -183,9 +195,16 @@ def best_of(m: int, k: int, n: int, p: float) -> tuple[float, float]:
 
     Returns the chance that the best scores at least ``k`` of ``n`` when every
     one has the true share ``p``, and the expected best share.
+
+    Raises:
+        LabError: no checkpoint, or counts and shares that cannot be.
     """
     from scipy.stats import binom
 
+    Proportion(k, n)  # refuses what is no score
+    _require_share(p)
+    if m < 1:
+        raise LabError(f"{m} checkpoints: there is none to pick.")
     below = [float(binom.cdf(j - 1, n, p)) ** m for j in range(1, n + 1)]
     reach = 1 - float(binom.cdf(k - 1, n, p)) ** m
     return reach, sum(1 - b for b in below) / n
@@ -197,6 +216,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
     if not len(ps):
         return []
+    _require_share(*ps)
     return [float(p) for p in multipletests(ps, method="holm")[1]]
 
 
