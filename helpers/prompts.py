@@ -1,28 +1,50 @@
 """How a problem is put to the model: the one place that applies a template.
 
 Training rows and evaluation prompts both come from :func:`render_prompt`, so
-they cannot differ. :func:`check_template` proves for one tokenizer what else
-must hold: one beginning-of-sequence token, and an end token that training
-teaches and sampling stops on.
+they cannot differ; the texts themselves are the files of
+``helpers/recipes/templates``. :func:`check_template` proves for one tokenizer
+what else must hold: one beginning-of-sequence token, and an end token that
+training teaches and sampling stops on.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from helpers.errors import LabError, did_you_mean
+from helpers.guards import MARKERS, check_markers, check_single_bos
 
-TEMPLATES: dict[str, str] = {
-    # The problem alone, for a model that was trained to answer it.
-    "plain": "{problem}",
-    # The usual instruction of reasoning models for a gradable answer.
-    "boxed": "{problem}\n\nPlease reason step by step, and put your final "
-    "answer within \\boxed{}.",
-    # Reasoning written as a program, as in NuminaMath-TIR.
-    "code-cot": "{problem}\n\nReason step by step; you may write short "
-    "Python code as part of the reasoning. Put your final answer within "
-    "\\boxed{}.",
-}
+TEMPLATE_DIR = Path(__file__).parent / "recipes" / "templates"
+
+
+def read_templates(folder: Path = TEMPLATE_DIR) -> dict[str, str]:
+    """``{name: text}`` of the files ``<name>.txt``; each has one slot.
+
+    The line break that ends a file is not part of its text.
+
+    Raises:
+        LabError: a file without ``{problem}``, or with several.
+    """
+    texts = {}
+    for path in sorted(folder.glob("*.txt")):
+        text = path.read_text(encoding="utf-8").removesuffix("\n")
+        if text.count("{problem}") != 1:
+            raise LabError(
+                f"The prompt template {path} has {{problem}} "
+                f"{text.count('{problem}')} times instead of once.",
+                fix="write it where the problem's text shall stand",
+            )
+        texts[path.stem] = text
+    return texts
+
+
+TEMPLATES = read_templates()
+"""``plain`` is the problem alone, ``boxed`` the usual instruction of
+reasoning models, ``code-cot`` reasoning with code as in NuminaMath-TIR,
+``six-steps`` asks for six steps and ``####`` as the T4 paper's prompt did."""
+# How a template tells the model to mark its answer; unnamed: not at all.
+MARKS = {"boxed": "boxed", "code-cot": "boxed", "six-steps": "hash"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +101,8 @@ def check_template(tokenizer, template: str) -> TemplateReport:
     Checks: the prompt starts with at most one beginning-of-sequence token,
     and with exactly one where the tokenizer adds one by itself; encoding
     prompt and response together starts with the prompt's own tokens; the end
-    token is one token, and is what the chat template writes after a response.
+    token is one token, and is what the chat template writes after a response;
+    marks such as ``</think>`` survive encoding and decoding.
 
     Raises:
         LabError: one of these does not hold.
@@ -100,6 +123,7 @@ def check_template(tokenizer, template: str) -> TemplateReport:
         else tokenizer.eos_token_id,
     )
     _check_bos(tokenizer, report)
+    _check_marks(tokenizer)
     _check_end(tokenizer, report, response)
     joined = _encode(tokenizer, prompt + response + report.end_token)
     if joined[: len(ids)] != ids:
@@ -136,13 +160,26 @@ def _count_leading_bos(tokenizer, ids: list[int]) -> int:
 
 def _check_bos(tokenizer, report: TemplateReport) -> None:
     adds_one = _count_leading_bos(tokenizer, tokenizer("x")["input_ids"]) > 0
-    if report.leading_bos > 1 or (adds_one and not report.leading_bos):
-        raise LabError(
-            f"A prompt starts with {report.leading_bos} times "
-            f"{tokenizer.bos_token!r} instead of once.",
-            why="the model was trained on texts that start with one",
-            fix="mend the chat template so that it writes the token once",
-        )
+    check_single_bos(
+        _encode(tokenizer, report.prompt),
+        tokenizer.bos_token_id,
+        int(adds_one),
+    )
+
+
+def _check_marks(tokenizer) -> None:
+    """Marks of a response that are tokens of this tokenizer come back.
+
+    Decoded as the engines decode: special tokens are dropped. A mark that
+    the vocabulary cannot spell is nothing this model writes.
+    """
+    known = tokenizer.get_added_vocab()
+    marks = [m for m in MARKERS if m in known or m.startswith("\\")]
+    text = "\n".join((*marks, "4}"))
+    ids = _encode(tokenizer, text)
+    check_markers(
+        [text], [tokenizer.decode(ids, skip_special_tokens=True)], marks
+    )
 
 
 def _check_end(tokenizer, report: TemplateReport, response: str) -> None:

@@ -15,6 +15,7 @@ from helpers.problems.contamination import (
 from helpers.problems.loading import load_problems, load_source
 from helpers.problems.mix import Mix, build_index, load_mix
 from helpers.problems.overlap import Overlap, ngram_overlap
+from helpers.problems.reading import hash_problems
 from helpers.problems.registry import (
     GYM_FAMILIES,
     SOURCES,
@@ -22,11 +23,13 @@ from helpers.problems.registry import (
     find_source,
 )
 from helpers.problems.report import STEPS, LoadReport
+from helpers.problems.worked import BadSolution, write_worked
 
 __all__ = [
     "GYM_FAMILIES",
     "SOURCES",
     "STEPS",
+    "BadSolution",
     "ContaminationIndex",
     "ContaminationReport",
     "Hit",
@@ -37,8 +40,10 @@ __all__ = [
     "build_index",
     "decontaminate",
     "find_source",
+    "hash_problems",
     "load_mix",
     "load_problems",
     "load_source",
     "ngram_overlap",
+    "write_worked",
 ]

@@ -55,17 +55,21 @@ class ContaminationIndex:
 
     Args:
         references: name of each evaluation set and its problems.
-        masked: also look for problems whose numbers were changed. Turn it
-            off for problems made from templates, which are all alike then.
+        masked: also look for problems whose numbers were changed.
+        words: also look for shared runs of words. Turn both off for
+            problems made from templates, which are all alike otherwise.
 
     Raises:
         LabError: an evaluation set is empty.
     """
 
     def __init__(
-        self, references: Mapping[str, Iterable[Problem]], masked: bool = True
+        self,
+        references: Mapping[str, Iterable[Problem]],
+        masked: bool = True,
+        words: bool = True,
     ):
-        self.masked = masked
+        self.masked, self.words = masked, words
         self.sizes: dict[str, int] = {}
         self._owners: list[tuple[str, str]] = []
         self._keys: dict[int, int] = {}
@@ -87,10 +91,13 @@ class ContaminationIndex:
         owner = len(self._owners)
         self._owners.append((name, problem.id))
         self._keys.setdefault(hash(text_key(problem.problem)), owner)
+        if not (self.words or self.masked):
+            return
         words = split_words(problem.problem)
         n = LONG_RUN if len(words) >= LONG_WORDS else SHORT_RUN
-        for run in hash_runs(words, n):
-            self._runs[n].setdefault(run, owner)
+        if self.words:
+            for run in hash_runs(words, n):
+                self._runs[n].setdefault(run, owner)
         if self.masked:
             for run in hash_masked(mask_numbers(words)):
                 self._masked.setdefault(run, owner)

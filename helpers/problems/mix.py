@@ -47,14 +47,14 @@ class Mix:
 
 
 def build_index(
-    sets: Iterable[str], *, masked: bool = True
+    sets: Iterable[str], *, masked: bool = True, words: bool = True
 ) -> ContaminationIndex | None:
     """An index of evaluation sets by name or file; None without any."""
     names = tuple(sets)
     if not names:
         return None
     return ContaminationIndex(
-        {name: load_problems(name) for name in names}, masked=masked
+        {name: load_problems(name) for name in names}, masked, words
     )
 
 
@@ -66,6 +66,7 @@ def load_mix(
     cap: int | None = None,
     least: float = 0.5,
     masked: bool = True,
+    words: bool = True,
     sources: Mapping[str, Source] | None = None,
 ) -> Mix:
     """Draw ``n`` problems from each source, shuffle them, and account.
@@ -78,7 +79,7 @@ def load_mix(
         cap: most problems of the whole mix; None for no limit.
         least: a source that gives less than this share of what was wanted
             is lost, and a mix without it is not the mix that was asked for.
-        masked: see :class:`ContaminationIndex`.
+        masked, words: see :class:`ContaminationIndex`.
         sources: sources by name that are not in the registry, or replace
             one of it.
 
@@ -90,7 +91,7 @@ def load_mix(
     own = sources or {}
     found = {name: own.get(name) or pick_source(name) for name in parts}
     _check_parts(parts, found, cap, least)
-    index = build_index(against, masked=masked)
+    index = build_index(against, masked=masked, words=words)
     seen = Seen()
     mix = Mix([], {}, against)
     for name, wanted in parts.items():

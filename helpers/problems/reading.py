@@ -7,6 +7,7 @@ local copies that is looked in first: ``<name>.jsonl``, ``.json`` or
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,8 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import LabError
-from helpers.problems.registry import GYM_PREFIX, Source
-from helpers.runs import name_folder, resolve_data
+from helpers.hub import use_cache_when_unreachable
+from helpers.problems.registry import (
+    GYM_PREFIX,
+    SOURCES,
+    Source,
+    find_source,
+)
+from helpers.runs import hash_file, name_folder, resolve_data
 
 KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 BUFFER = 10_000  # rows that a stream is shuffled in
@@ -128,6 +135,7 @@ def _load_files(source: Source, files: list[Path]) -> Any:
 
 def _load_hub(source: Source) -> Any:
     """The pinned revision of a hub data set; several configs are joined."""
+    use_cache_when_unreachable()
     from datasets import concatenate_datasets, load_dataset
 
     options: Row = {"split": source.split, "revision": source.revision}
@@ -184,9 +192,10 @@ def _walk(data: Any, seed: int | None) -> Iterator[Row]:
 
 
 def _make_rows(source: Source, seed: int | None, n: int) -> Opened:
-    """Problems of a reasoning-gym family, half more than asked for.
+    """Problems of a reasoning-gym family, made one by one as they are read.
 
-    The half is for duplicates, which small families make.
+    Ten times as many as asked for at most: small families make duplicates,
+    and those of GSM8K's templates overlap with its test set.
     """
     try:
         from reasoning_gym.factory import create_dataset
@@ -196,11 +205,37 @@ def _make_rows(source: Source, seed: int | None, n: int) -> Opened:
             fix='python -m pip install "reasoning-gym>=0.1.25"',
         ) from None
     family = source.name.removeprefix(GYM_PREFIX)
-    size = n + n // 2 + 10
+    size = 10 * n + 10
     made = create_dataset(family, size=size, seed=seed or 0)
     rows = (
-        {"question": item["question"], "answer": item["answer"], ROW: i}
+        {
+            "question": item["question"],
+            "answer": item["answer"],
+            # only gsm_symbolic works its problems out
+            "solution": item["metadata"].get("answer_cot"),
+            ROW: i,
+        }
         for i, item in enumerate(made)
     )
     where = f"reasoning-gym, seed {seed or 0}"
-    return Opened(rows, where, ["question", "answer"], size)
+    return Opened(rows, where, ["question", "answer", "solution"], size)
+
+
+def hash_problems(name: str) -> str:
+    """What tells one state of a problem set from another.
+
+    The hash of its file or local copy; else the hub's revision, or the
+    version of what makes the problems.
+
+    Raises:
+        LabError: no such set or file.
+    """
+    named = name in SOURCES or not {"/", "\\", "."} & set(name)
+    source = find_source(name) if named else Source(name, file=name)
+    if source.name.startswith(GYM_PREFIX):
+        version = importlib.metadata.version("reasoning-gym")
+        return f"{source.name} {version}"
+    files = find_copy(source)
+    if not files:
+        return f"{source.hub_id}@{source.revision or 'newest'}"
+    return " ".join(hash_file(path) for path in files)

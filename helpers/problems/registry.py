@@ -320,6 +320,7 @@ def _gym(family: str) -> Source:
         GYM_PREFIX + family,
         problem="question",
         numeric=True,
+        solution="solution",
         size="made",
         licence="Apache-2.0",
         note="made from a seed; needs the extra `build`",

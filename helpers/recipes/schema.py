@@ -17,6 +17,12 @@ from pydantic import (
 
 from helpers.errors import LabError, did_you_mean
 from helpers.prompts import TEMPLATES
+from helpers.recipes.parts import (
+    CourseConfig,
+    EngineConfig,
+    ModelConfig,
+    SolutionsConfig,
+)
 from helpers.recipes.section import Section
 
 LORA_MODULES = (
@@ -28,17 +34,6 @@ LORA_MODULES = (
     "up_proj",
     "down_proj",
 )
-
-
-class ModelConfig(Section):
-    """Which weights, in which precision, and why that precision."""
-
-    id: str
-    revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    dtype_reason: str = ""
-    quantization: Literal["nf4", "int8"] | None = None
-    attn_implementation: str = "sdpa"
 
 
 class DataConfig(Section):
@@ -58,33 +53,6 @@ class DataConfig(Section):
                 f"There are: {', '.join(TEMPLATES)}"
             )
         return name
-
-
-class EngineConfig(Section):
-    """How completions are sampled.
-
-    ``transformers`` runs in this process; ``vllm`` starts servers of its own
-    or, with ``url``, uses one that runs already; ``replay`` gives back
-    recorded completions. None of the sizes: chosen by the planner.
-    """
-
-    name: Literal["transformers", "vllm", "replay"] = "transformers"
-    # transformers: most rows, and most tokens in the cache, at once
-    max_batch_size: int = Field(default=128, gt=0)
-    max_batch_tokens: int | None = Field(default=None, gt=0)
-    # vllm
-    url: str | None = None
-    command: str = "vllm"
-    tensor_parallel_size: int | None = Field(default=None, gt=0)
-    data_parallel_size: int | None = Field(default=None, gt=0)
-    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
-    max_model_len: int | None = Field(default=None, gt=0)
-    max_concurrency: int = Field(default=256, gt=0)
-    enforce_eager: bool = False
-    startup_timeout_s: float = Field(default=900, gt=0)
-    request_timeout_s: float = Field(default=600, gt=0)
-    # replay: a samples file, or a folder of them
-    recording: str | None = None
 
 
 class SamplingConfig(Section):
@@ -186,20 +154,35 @@ class TrainConfig(Section):
 
 
 class SftConfig(TrainConfig):
-    """Supervised fine-tuning on the harvested completions."""
+    """Supervised fine-tuning on the harvest, or on worked solutions.
+
+    ``prompt_loss``: learn the prompts too, which only an ablation should.
+    """
+
+    only_when_set = frozenset({*TrainConfig.only_when_set, "prompt_loss"})
 
     packing: bool = False
     min_steps_per_epoch: int = Field(default=30, ge=0)
+    prompt_loss: bool | None = None
 
 
 class DpoConfig(TrainConfig):
-    """Direct preference optimisation on the harvested pairs."""
+    """Direct preference optimisation on the harvested pairs.
+
+    ``stop_below_nats``: end the run after ``noop_after_steps`` steps when
+    its mean margin over beta, projected to the last step, is smaller: the
+    evaluation will show nothing.
+    The rule and its threshold: :mod:`helpers.dpo_rule`. None: never.
+    """
+
+    only_when_set = TrainConfig.only_when_set | {"stop_below_nats"}
 
     beta: float = Field(default=0.1, gt=0)
     precompute_ref_log_probs: bool = True
     noop_margin: float = Field(default=0.02, ge=0)
     noop_after_steps: int = Field(default=20, gt=0)
     overfit_margin: float = Field(default=5.0, gt=0)
+    stop_below_nats: float | None = Field(default=None, gt=0)
 
 
 class GrpoConfig(Section):
@@ -258,8 +241,7 @@ class BenchmarkConfig(Section):
 class EvaluateConfig(Section):
     """Evaluation: greedy unless a temperature is given.
 
-    ``n``: samples a problem. More than one can be planned; the stage draws
-    one and refuses more.
+    ``n``: samples a problem; more than one need a temperature above 0.
     """
 
     benchmarks: tuple[BenchmarkConfig, ...]
@@ -293,7 +275,12 @@ class HardwareConfig(Section):
 
 
 class Recipe(Section):
-    """Everything one run depends on."""
+    """Everything one run depends on.
+
+    ``quick``: overrides that make the course short, for ``--quick``.
+    """
+
+    only_when_set = frozenset({"solutions", "quick"})
 
     name: str
     description: str = ""
@@ -303,12 +290,29 @@ class Recipe(Section):
     engine: EngineConfig = EngineConfig()
     sampling: SamplingConfig
     harvest: HarvestConfig = HarvestConfig()
+    solutions: SolutionsConfig | None = None
     sft: SftConfig
     dpo: DpoConfig
     dpo_variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
     grpo: GrpoConfig | None = None
     evaluate: EvaluateConfig
     hardware: HardwareConfig = HardwareConfig()
+    course: CourseConfig = CourseConfig()
+    quick: dict[str, Any] | None = None
+
+    @property
+    def sampled_model(self) -> str:
+        """Whose samples are harvested: "base", or "sft" where SFT trained on
+        worked solutions first."""
+        return "sft" if self.solutions else "base"
+
+    @property
+    def sft_flaws(self) -> list[str]:
+        """What an ablation does wrong in SFT on purpose, in words."""
+        flaws = ["the prompts are learnt too"] if self.sft.prompt_loss else []
+        if self.solutions and not self.solutions.chat:
+            flaws.append("training leaves out the chat format")
+        return flaws
 
     @model_validator(mode="after")
     def _variants_are_valid(self):
