@@ -11,39 +11,42 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from helpers.errors import LabError, did_you_mean
+from helpers.needs import NEEDS, list_needs
 from helpers.recipes import Recipe, load_recipe
-from helpers.records import disk_errors, read_json, write_json
-from helpers.runs import DATA_DIR, REPO_ROOT, RunDir
+from helpers.recording import (
+    TOKENIZER,
+    Values,
+    describe_record,
+    record_folder,
+    stage_file,
+    take_stage,
+)
+from helpers.records import read_json
+from helpers.runs import REPO_ROOT, RunDir
 from helpers.smol import SMOL_ID
 
 MODES = ("auto", "run", "replay")
 BATCH_VARIABLE = "MATHSLM_BATCH"
 PLAIN_SECONDS = 15.0
 Mode = Literal["auto", "run", "replay"]
-# Stage: the stages that it needs.
-NEEDS: dict[str, tuple[str, ...]] = {
-    "distill": (),
-    "seeding": (),
-    "sft": ("distill",),
-    "merge/sft": ("sft",),
-    "dpo": ("distill", "merge/sft"),
-    "dpo-published": ("distill", "merge/sft"),
-    "merge/dpo": ("dpo",),
-    "merge/dpo-published": ("dpo-published",),
-    "evaluate/base": (),
-    "evaluate/sft": ("merge/sft",),
-    "evaluate/dpo": ("merge/dpo",),
-    "evaluate/dpo-published": ("merge/dpo-published",),
-}
+
+
+def list_stages(recipe: Recipe) -> list[str]:
+    """Every stage that the notebooks of the course make with a recipe."""
+    left_out = set() if recipe.solutions else {"solutions"}
+    if "published" not in recipe.dpo_variants:
+        left_out |= {stage for stage in NEEDS if "dpo-published" in stage}
+    return [stage for stage in NEEDS if stage not in left_out]
 
 
 @dataclass
@@ -53,6 +56,50 @@ class Session:
     recipe: Recipe
     run: RunDir
     mode: str
+
+    @property
+    def note(self) -> str | None:
+        """In a replay: when and where what figures show was recorded."""
+        if self.mode != "replay":
+            return None
+        manifest = read_json(record_folder(self.recipe.name) / "manifest.json")
+        return describe_record(manifest)
+
+    def recall(
+        self,
+        name: str,
+        compute: Callable[[], Any],
+        rows: type[BaseModel] | None = None,
+    ) -> Any:
+        """``compute()``; in a replay what the recorded run got from it.
+
+        See :meth:`helpers.recording.Values.recall`.
+        """
+        values = Values(self.run, self.mode == "replay")
+        return values.recall(name, compute, rows)
+
+    def load(self, tag: str = "base") -> tuple[Any, Any]:
+        """(model, tokenizer) of a tag; a replay has no model: None.
+
+        Args:
+            tag: "base", "sft", "dpo" or "dpo-<variant>".
+        """
+        from helpers.models import load_model, model_path
+
+        if self.mode == "replay":
+            return None, self.tokenizer()
+        path = model_path(self.recipe, self.run, tag)
+        return load_model(self.recipe, path)
+
+    def tokenizer(self) -> Any:
+        """The recipe's tokenizer; in a replay the recorded one."""
+        from helpers.models import find_base, load_tokenizer
+
+        if self.mode == "replay":
+            return load_tokenizer(record_folder(self.recipe.name) / TOKENIZER)
+        return load_tokenizer(
+            find_base(self.recipe), self.recipe.model.revision
+        )
 
     def provenance(self, *stages: str) -> str:
         """ "live", or where and when the stages were recorded."""
@@ -80,7 +127,8 @@ def start(
             from the record; ``run`` computes everything; ``replay`` takes
             both from the record.
         needs: stages of earlier notebooks, e.g. ``("distill",)``.
-        makes: stages that this notebook computes itself.
+        makes: stages that this notebook computes itself; what they go on
+            from is provided too.
 
     Raises:
         LabError: unknown mode, tier, key or stage; a run folder of another
@@ -102,22 +150,54 @@ def start(
     session = Session(recipe, RunDir.open(path, recipe), mode)
     print(f"tier {recipe.name}: {recipe.description}")
     print(f"run folder {run_dir}, mode {mode}, seed {recipe.seed}")
-    for stage in needs:
-        _provide(session, stage, use_record=mode != "run")
+    if recipe.solutions:
+        print(
+            "SFT trains on worked solutions here, and the SFT model, not "
+            "the base, is what is sampled for pairs."
+        )
+    before = [s for stage in makes for s in list_needs(recipe, stage)]
+    wanted = list(dict.fromkeys([*needs, *before]))
     if mode == "replay":
-        for stage in makes:
-            # Merged models are not recorded: made again in seconds.
-            if stage.startswith("merge/"):
-                continue
-            if not _take_recorded(session.run, stage):
-                raise LabError(
-                    f"No recorded '{stage}' fits this recipe.",
-                    why="a record is replayed only with the settings, model "
-                    "and problems it was made with, and never over work "
-                    "that the run folder holds",
-                    fix='set RUN_MODE = "run", or drop your overrides',
-                )
+        _replay(session, [*wanted, *makes])
+        return session
+    for stage in wanted:
+        if stage not in makes:
+            _provide(session, stage, use_record=mode != "run")
     return session
+
+
+def _replay(session: Session, stages: Sequence[str]) -> None:
+    """Take the stages from the record; no model is loaded or made.
+
+    Merged models are not recorded: what they go on from is taken instead,
+    and what notebooks saw of them comes through :meth:`Session.recall`.
+    """
+    recipe, run = session.recipe, session.run
+    wanted = [
+        part
+        for stage in stages
+        for part in (
+            list_needs(recipe, stage)
+            if stage.startswith("merge/")
+            else [stage]
+        )
+    ]
+    for stage in dict.fromkeys(wanted):
+        live = session.provenance(stage) == "live"
+        if live and stage_file(run.path, stage).is_file():
+            raise LabError(
+                f"{run.label} holds a '{stage}' of its own.",
+                why="a replay shows the recorded run, never a mixture",
+                fix="choose another RUN_DIR, such as runs/replay",
+            )
+        if not take_stage(run, stage):
+            raise LabError(
+                f"No recorded '{stage}' fits this recipe.",
+                why="a record is replayed only with the settings, model "
+                "and problems it was made with, and never over work "
+                "that the run folder holds",
+                fix='set RUN_MODE = "run", or drop your overrides',
+            )
 
 
 def calm_progress(recipe: Recipe) -> None:
@@ -171,20 +251,19 @@ def _provide(session: Session, stage: str, use_record: bool) -> None:
     Raises:
         LabError: no such stage, or the folder's was made from other inputs.
     """
-    if stage not in NEEDS:
-        raise LabError(f"There is no stage '{stage}'.")
-    if _stage_file(session.run.path, stage).is_file():
+    earlier_stages = list_needs(session.recipe, stage)
+    if stage_file(session.run.path, stage).is_file():
         print(f"  {stage}: found in the run folder")
         # What it was made from is compared, so that must be there too.
-        for earlier in NEEDS[stage]:
-            if not _stage_file(session.run.path, earlier).is_file():
+        for earlier in earlier_stages:
+            if not stage_file(session.run.path, earlier).is_file():
                 _provide(session, earlier, use_record)
         compute_stage(session.run, stage)
         return
-    if use_record and _take_recorded(session.run, stage):
+    if use_record and take_stage(session.run, stage):
         print(f"  {stage}: taken from the recorded run")
         return
-    for earlier in NEEDS[stage]:
+    for earlier in earlier_stages:
         _provide(session, earlier, use_record)
     print(f"  {stage}: not there yet, computed now")
     compute_stage(session.run, stage)
@@ -197,6 +276,10 @@ def compute_stage(run: RunDir, stage: str) -> None:
         from helpers.distill import run_distill
 
         run_distill(recipe, run)
+    elif stage == "solutions":
+        from helpers.solutions import run_solutions
+
+        run_solutions(recipe, run)
     elif stage == "seeding":
         from helpers.seeding import run_seeding
 
@@ -215,55 +298,22 @@ def compute_stage(run: RunDir, stage: str) -> None:
         variant = stage.removeprefix("dpo").removeprefix("-") or None
         run_dpo(recipe, run, variant=variant)
     else:
-        from helpers.evaluate import run_evaluate
-
-        run_evaluate(recipe, run, (stage.removeprefix("evaluate/"),))
+        _evaluate(run, stage)
 
 
-def _take_recorded(run: RunDir, stage: str) -> bool:
-    """Copy a stage from the shipped record when its settings are ours.
+def _evaluate(run: RunDir, stage: str) -> None:
+    """One line a problem; ``evaluate-t1``: several samples of the main set."""
+    from helpers.evaluate import run_evaluate
 
-    Not over work that was begun here: that is gone on with instead.
-    """
-    source = DATA_DIR / "measured" / run.recipe.name / "run"
-    record_file = _stage_file(source, stage)
-    if _stage_file(run.path, stage).is_file():
-        return True
-    if not record_file.is_file() or not _same_recipe(source, run.recipe):
-        return False
-    record = read_json(record_file)
-    if any(run.file(name).exists() for name in record["outputs"]):
-        return False
-    manifest = read_json(source / "manifest.json")
-    with disk_errors(run.path):
-        for name in record["outputs"]:
-            _copy(source / name, run.file(name))
-    metrics = read_json(source / "metrics.json")
-    everything = run.metrics() | {stage: metrics[stage]}
-    write_json(run.file("metrics.json"), everything)
-    record["recorded"] = {
-        "date": manifest["created"][:10],
-        "machine": f"{manifest['processor']}, {manifest['cores']} cores",
-    }
-    write_json(_stage_file(run.path, stage), record)
-    run.save_recipe()
-    return True
-
-
-def _same_recipe(source: Path, recipe: Recipe) -> bool:
-    """A record fits when it was made with exactly this recipe."""
-    if not (source / "recipe.yaml").is_file():
-        return False
-    return load_recipe(source / "recipe.yaml") == recipe
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    else:
-        shutil.copy2(source, target)
-
-
-def _stage_file(folder: Path, stage: str) -> Path:
-    return folder / "stages" / f"{stage.replace('/', '-')}.json"
+    kind, _, tag = stage.partition("/")
+    if kind == "evaluate":
+        run_evaluate(run.recipe, run, (tag,))
+        return
+    run_evaluate(
+        run.recipe,
+        run,
+        (tag,),
+        benchmarks=[run.recipe.evaluate.main],
+        n=run.recipe.course.samples,
+        temperature=float(kind.removeprefix("evaluate-t")),
+    )

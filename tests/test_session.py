@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helpers import session
+from helpers import recording, session
 from helpers.errors import LabError
 from helpers.recipes import load_recipe
 from helpers.records import read_json
@@ -42,7 +42,7 @@ def test_replay_takes_the_record_and_says_so(tmp_path, capsys):
     assert found.run.metrics()["distill"] == metrics["distill"]
     assert found.provenance("distill").startswith("recorded on 20")
     assert found.run.file("eval", "sft", "main.jsonl").is_file()
-    assert found.provenance("sft") == "live"
+    assert found.provenance("dpo") == "live"
 
 
 def test_replayed_stage_is_loaded_not_computed(tmp_path, capsys):
@@ -52,6 +52,31 @@ def test_replayed_stage_is_loaded_not_computed(tmp_path, capsys):
     metrics = run_distill(found.recipe, found.run)
     assert metrics == read_json(RECORD / "metrics.json")["distill"]
     assert "loaded" in capsys.readouterr().out
+
+
+def test_replay_loads_and_makes_no_model(tmp_path, monkeypatch):
+    """Merges are left out; what was seen of them is recalled."""
+    monkeypatch.setattr(
+        "helpers.models.load_model", lambda *a, **k: pytest.fail("loaded")
+    )
+    found = begin(
+        tmp_path, mode="replay", needs=("distill", "merge/sft"), makes=("dpo",)
+    )
+    assert not found.run.file("sft", "merged").exists()
+    assert found.load("sft")[0] is None
+    assert found.load("sft")[1].eos_token
+    merged = found.recall("merge/sft", lambda: pytest.fail("merged"))
+    assert merged == read_json(RECORD / "metrics.json")["merge/sft"]
+
+
+def test_replay_over_work_of_ones_own_is_refused(tmp_path, tiny_recipe):
+    run = RunDir.open(tmp_path / "run", load_recipe("pocket"))
+    with run.stage("distill", {"a": "b"}) as stage:
+        run.file("sft.jsonl").write_text("mine")
+        stage["outputs"] = ["sft.jsonl"]
+    with pytest.raises(LabError, match="'distill' of its own"):
+        begin(tmp_path, mode="replay", makes=("distill",))
+    assert run.file("sft.jsonl").read_text() == "mine"
 
 
 def test_replay_with_other_settings_is_refused(tmp_path):
@@ -84,18 +109,18 @@ def test_recorded_dpo_is_loaded_on_a_merge_made_here(tmp_path, capsys):
 @pytest.fixture
 def record(tmp_path, tiny_recipe, monkeypatch):
     """A made-up record of the tiny recipe, with one evaluation."""
-    monkeypatch.setattr(session, "DATA_DIR", tmp_path / "shipped")
-    folder = tmp_path / "shipped" / "measured" / "tiny" / "run"
-    kept = RunDir.open(folder, tiny_recipe)
+    monkeypatch.setattr(recording, "DATA_DIR", tmp_path / "shipped")
+    kept = RunDir.open(tmp_path / "kept", tiny_recipe)
     with kept.stage("evaluate/base", {"model": "m"}) as stage:
         kept.file("eval", "base").mkdir(parents=True)
         kept.file("eval", "base", "bench.jsonl").write_text("recorded")
         stage.update(outputs=["eval/base/bench.jsonl"], metrics={"n": 8})
+    recording.record_run(kept, ["evaluate/base"])
     return kept
 
 
 def test_a_record_is_taken_into_a_folder_without_work(run, record):
-    assert session._take_recorded(run, "evaluate/base")
+    assert recording.take_stage(run, "evaluate/base")
     assert run.file("eval/base/bench.jsonl").read_text() == "recorded"
     assert run.metrics() == record.metrics()
 
@@ -104,7 +129,7 @@ def test_a_record_never_overwrites_work_that_was_begun(run, record):
     begun = run.file("eval", "base", "bench.jsonl")
     begun.parent.mkdir(parents=True)
     begun.write_text("live")
-    assert not session._take_recorded(run, "evaluate/base")
+    assert not recording.take_stage(run, "evaluate/base")
     assert begun.read_text() == "live" and run.metrics() == {}
 
 
@@ -125,6 +150,22 @@ def test_a_found_stage_is_checked_not_only_seen(tmp_path, tiny_recipe, capsys):
 def test_stages_name_their_needs():
     for stage, needs in session.NEEDS.items():
         assert set(needs) <= set(session.NEEDS), stage
+
+
+def test_worked_solutions_come_before_what_is_sampled():
+    recipe = load_recipe("smol")
+    assert session.list_needs(recipe, "distill") == ("merge/sft",)
+    assert session.list_needs(recipe, "sft") == ("solutions",)
+    pocket = load_recipe("pocket")
+    for stage, needs in session.NEEDS.items():
+        assert session.list_needs(pocket, stage) == needs
+        # Every chain ends: nothing needs itself.
+        todo, seen = [stage], set()
+        while todo:
+            more = session.list_needs(recipe, todo.pop())
+            assert stage not in more, stage
+            todo += [s for s in more if s not in seen]
+            seen |= set(more)
 
 
 def test_plain_bar_prints_one_line_at_the_end(capsys):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -26,14 +27,18 @@ from helpers.cli.base import (
     Variant,
     load_setup,
     open_run,
+    open_shared,
     out,
     require_run,
     show_metrics,
 )
+from helpers.cli.checks import doctor
 from helpers.cli.grading import grade, regrade
 from helpers.cli.planning import plan
 from helpers.cli.problems import problems
+from helpers.cli.recording import dpo_sweep, record
 from helpers.cli.sampling import seeding
+from helpers.cli.solutions import ablate, solutions
 from helpers.errors import LabError, did_you_mean
 from helpers.recipes import Recipe, list_recipes, load_recipe
 from helpers.runs import RunDir
@@ -45,11 +50,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Math-SLM Lab: distill, train, merge, evaluate, report.",
 )
+app.command()(doctor)
 app.command()(grade)
 app.command()(regrade)
 app.command()(plan)
 app.command()(problems)
 app.command()(seeding)
+app.command()(dpo_sweep)
+app.command()(record)
+app.command()(solutions)
+app.command()(ablate)
 
 
 def dpo_tag(recipe: Recipe, variant: str | None) -> str:
@@ -62,16 +72,6 @@ def call_stage(module: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """Import ``helpers.<module>`` (heavy) and call its ``run_<module>``."""
     stage = import_module(f"helpers.{module}")
     return getattr(stage, f"run_{module}")(*args, **kwargs)
-
-
-@app.command()
-def doctor() -> None:
-    """Say what this machine has and which tiers it can run."""
-    from helpers.doctor import run_doctor
-
-    report = run_doctor()
-    out.print(str(report), markup=False, soft_wrap=True)
-    raise typer.Exit(0 if report.ok else 1)
 
 
 @app.command()
@@ -98,9 +98,10 @@ def sft(
     smoke_steps: SmokeSteps = None,
 ) -> None:
     """Train a LoRA adapter on the kept completions."""
-    recipe, run = open_run(tier, run_dir, sets)
-    done = call_stage("sft", recipe, run, force=force, smoke_steps=smoke_steps)
-    show_metrics("sft", done, run)
+    options = {"force": force, "smoke_steps": smoke_steps}
+    with open_shared("sft", tier, run_dir, sets) as (recipe, run):
+        done = call_stage("sft", recipe, run, **options)
+        show_metrics("sft", done, run)
 
 
 @app.command()
@@ -135,11 +136,11 @@ def dpo(
     smoke_steps: SmokeSteps = None,
 ) -> None:
     """Train on the preference pairs, from the merged SFT model."""
-    recipe, run = open_run(tier, run_dir, sets)
-    tag = dpo_tag(recipe, variant)
     options = {"force": force, "smoke_steps": smoke_steps}
-    done = call_stage("dpo", recipe, run, variant=variant, **options)
-    show_metrics(tag, done, run)
+    with open_shared("dpo", tier, run_dir, sets) as (recipe, run):
+        tag = dpo_tag(recipe, variant)
+        done = call_stage("dpo", recipe, run, variant=variant, **options)
+        show_metrics(tag, done, run)
 
 
 @app.command()
@@ -169,7 +170,7 @@ def evaluate(
     check_words("benchmark", benchmark or (), known)
     options = {"benchmarks": benchmark, "force": force}
     call_stage("evaluate", recipe, run, tags, **options)
-    show_scores(run, tags)
+    show_scores(run, tags, recipe)
 
 
 def check_words(kind: str, words: Iterable[str], known: list[str]) -> None:
@@ -182,22 +183,58 @@ def check_words(kind: str, words: Iterable[str], known: list[str]) -> None:
             )
 
 
-def show_scores(run: RunDir, tags: Iterable[str]) -> None:
+def show_scores(run: RunDir, tags: Iterable[str], recipe: Recipe) -> None:
     """Print ``k/n (p %, 95 % CI a–b)`` per model and benchmark."""
+    from helpers.results import stage_name
     from helpers.stats import proportion
 
+    asked = recipe.evaluate
+    temperature = asked.temperature if asked.n > 1 else None
     table = Table("model", "benchmark", "score")
     metrics = run.metrics()
     for tag in tags:
-        for name, row in metrics.get(f"evaluate/{tag}", {}).items():
-            table.add_row(tag, name, str(proportion(row["k"], row["n"])))
+        scores = metrics.get(stage_name(tag, temperature), {})
+        for name, row in scores.items():
+            if temperature is None:
+                table.add_row(tag, name, str(proportion(row["k"], row["n"])))
+            else:
+                show_sampled(table, tag, name, row)
     out.print(table)
     out.print(f"Run folder: {run.path}", soft_wrap=True)
 
 
+def show_sampled(
+    table: Table, tag: str, name: str, row: dict[str, Any]
+) -> None:
+    """Rows of several samples: average, perfect choice, vote, best of n."""
+    from helpers.stats import Interval, proportion
+
+    n, problems = row["samples"], row["problems"]
+    table.add_row(tag, name, f"avg@{n} {Interval(*row['avg'])}")
+    reached = Interval(*row["pass"][str(n)])
+    table.add_row("", "", f"pass@{n} {reached}")
+    table.add_row("", "", f"majority {proportion(row['majority'], problems)}")
+    if row["best_of"] is not None:
+        chosen = proportion(row["best_of"], problems)
+        table.add_row("", "", f"best of {n} {chosen}")
+
+
 @app.command()
 def report(
-    tier: Tier = None, run_dir: RunFolder = None, sets: Sets = None
+    tier: Tier = None,
+    run_dir: RunFolder = None,
+    sets: Sets = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Write report.md as well.")
+    ] = False,
+    lm_eval: Annotated[
+        bool,
+        typer.Option(
+            "--lm-eval",
+            help="Also write the results in the format of "
+            "lm-evaluation-harness, to lm_eval/<model>/.",
+        ),
+    ] = False,
 ) -> None:
     """Write report.html from what the run folder holds."""
     recipe, folder = load_setup(tier, run_dir, sets)
@@ -205,9 +242,15 @@ def report(
     if not tier and not sets:
         recipe = load_recipe(folder / "recipe.yaml")
     run = RunDir.open(folder, recipe)
-    from helpers.report import write_report
+    from helpers.report import export_lm_eval, read_results, write_report
 
-    out.print(f"Report: {write_report(run)}", soft_wrap=True)
+    page = write_report(run, markdown=markdown)
+    out.print(f"Report: {page}", soft_wrap=True)
+    if markdown:
+        out.print(f"Markdown: {page.with_suffix('.md')}", soft_wrap=True)
+    if lm_eval:
+        for path in export_lm_eval(read_results(run)):
+            out.print(f"lm-eval: {path}", soft_wrap=True)
 
 
 @app.command()
@@ -220,7 +263,7 @@ def course(
     ] = "00",
     last: Annotated[
         str, typer.Option("--to", help="Number of the last notebook.")
-    ] = "05",
+    ] = "07",
     parameter: Annotated[
         list[str] | None,
         typer.Option(
@@ -230,11 +273,21 @@ def course(
             help="A notebook parameter, e.g. RUN_MODE=replay. Repeatable.",
         ),
     ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Fewer problems and rows, as the recipe says."
+        ),
+    ] = False,
 ) -> None:
     """Run the notebooks in order; finished stages are loaded."""
-    from helpers.course import read_parameters, run_course
+    from helpers.course import choose_quick, read_parameters, run_course
 
     recipe, folder = load_setup(tier, run_dir, sets)
+    if quick:
+        sets = choose_quick(recipe, sets)
+        run_dir = run_dir or Path("runs") / f"{recipe.name}-quick"
+        recipe, folder = load_setup(tier, run_dir, sets)
     parameters = read_parameters(parameter or ())
     if tier is None and recipe.name not in list_recipes():
         tier = str(folder / "recipe.yaml")  # a recipe of the user's own

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from helpers import ranks
 from helpers.errors import LabError
 from helpers.recipes import Recipe, load_recipe
 from helpers.runs import RunDir
@@ -24,19 +26,31 @@ class LabGroup(TyperGroup):
     """Print a LabError as one message instead of a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; LabError ends with 2, Ctrl-C with 130."""
+        """Run the command; LabError ends with 2, Ctrl-C with 130.
+
+        Of several processes one tells what happened.
+        """
+        ranks.mute_others()
         try:
             return super().invoke(ctx)
         except LabError as error:
-            err.print("Error:", style="bold red", end=" ")
-            err.print(str(error), markup=False, soft_wrap=True)
+            if ranks.may_report():
+                err.print("Error:", style="bold red", end=" ")
+                err.print(str(error), markup=False, soft_wrap=True)
             raise typer.Exit(getattr(error, "exit_code", 2)) from None
         except KeyboardInterrupt:
-            err.print(
-                "Stopped. What was finished is kept; the same command "
-                "carries on from there."
-            )
+            if ranks.may_report():
+                err.print(
+                    "Stopped. What was finished is kept; the same command "
+                    "carries on from there."
+                )
             raise typer.Exit(130) from None
+        except typer.Exit:
+            raise
+        except Exception:
+            if ranks.may_report():
+                raise
+            raise typer.Exit(1) from None
 
 
 Tier = Annotated[
@@ -93,7 +107,22 @@ def open_run(
 ) -> tuple[Recipe, RunDir]:
     """Check recipe and run folder; the folder is created when new."""
     recipe, folder = load_setup(tier, run_dir, sets)
+    ranks.require_one_process()
     return recipe, RunDir.open(folder, recipe)
+
+
+@contextmanager
+def open_shared(
+    stage: str,
+    tier: str | None,
+    run_dir: Path | None,
+    sets: list[str] | None,
+) -> Iterator[tuple[Recipe, RunDir]]:
+    """:func:`open_run` for a stage that several processes run together."""
+    recipe, folder = load_setup(tier, run_dir, sets)
+    ranks.connect(recipe, stage)
+    yield recipe, ranks.run_first(lambda: RunDir.open(folder, recipe))
+    ranks.leave()
 
 
 def require_run(folder: Path) -> None:

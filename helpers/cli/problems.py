@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from helpers.problems import LoadReport, Source
 
 
+UNPINNED = (
+    "not pinned, the newest: no public code names a commit of it; its "
+    "columns and its number of rows are checked instead"
+)
+
+
 def problems(
     name: Annotated[
         str | None,
@@ -112,9 +118,7 @@ def describe_source(source: Source) -> str:
         f"  licence: {source.licence or 'none stated'}",
     ]
     if source.hub_id:
-        lines.append(
-            f"  revision: {source.revision or 'not pinned, the newest'}"
-        )
+        lines.append(f"  revision: {source.revision or UNPINNED}")
     if source.keep:
         lines.append(f"  rows kept: {source.keep}")
     if source.note:

@@ -30,8 +30,7 @@ def seeding(
 
 def show_arms(arms: dict[str, dict[str, Any]]) -> Table:
     """One row an arm: distinct fraction, mixed, pairs, shared openings."""
-    from helpers.seed_arms import Interval
-    from helpers.stats import proportion
+    from helpers.stats import Interval, proportion
 
     table = Table("arm", "distinct", "mixed", "pairs", "alike", "unlike")
     for name, arm in arms.items():

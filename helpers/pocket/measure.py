@@ -1,29 +1,34 @@
-"""Measure the pocket tier: settings on dev, spread over seeds, the record.
+"""Measure the pocket tier: settings on dev, spread over seeds.
 
     python -m helpers.pocket.measure tune sft sft.learning_rate=1e-3,2e-3
     python -m helpers.pocket.measure seeds 1 2 3
-    python -m helpers.pocket.measure record runs/pocket
+    python -m helpers.pocket.measure sweep runs/pocket build/seeds/1 …
 
 ``tune`` looks at the dev set only. ``seeds`` runs the whole pipeline once a
-seed. ``record`` copies a finished run into ``data/measured/pocket/run``, from
-which notebooks replay. Every result carries a manifest of the machine.
+seed. ``sweep`` runs a grid of DPO settings on the first run, derives an
+early-stop rule from it and tests the rule on the other runs, of other seeds.
+Every result carries a manifest of the machine.
 """
 
 from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from tqdm.auto import tqdm
 
+from helpers.dpo_rule import check_rule, derive_rule
+from helpers.dpo_sweep import Setting, build_grid, run_sweep
 from helpers.errors import LabError
 from helpers.recipes import Recipe, load_recipe
 from helpers.records import read_json, write_json
 from helpers.runs import DATA_DIR, RunDir, describe_machine
-from helpers.session import NEEDS, compute_stage
+from helpers.session import compute_stage
 
 MEASURED = DATA_DIR / "measured" / "pocket"
 DEV_ONLY = (
@@ -32,10 +37,6 @@ DEV_ONLY = (
 )
 PIPELINE = ("distill", "sft", "merge/sft", "dpo", "merge/dpo")
 TAGS = ("base", "sft", "dpo")
-# Kept of a run for replay: the merged models are made again in seconds.
-RECORDED = ("distill", "seeding", "sft", "dpo", "dpo-published") + tuple(
-    s for s in NEEDS if s.startswith("evaluate/")
-)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -100,6 +101,43 @@ def seeds(
         write_json(out, {"manifest": manifest, "seeds": results})
 
 
+SWEEP = (
+    *build_grid([5e-7, 5e-6, 5e-5, 2e-4, 5e-4], betas=[0.1, 0.3], steps=[60]),
+    *build_grid([5e-7, 5e-6, 5e-5, 2e-4, 5e-4], betas=[0.1], steps=[200]),
+    *build_grid([5e-6], betas=[0.3], steps=[200]),
+    *build_grid([2e-4], betas=[0.03, 0.3, 1.0], steps=[200]),
+)
+HELD_OUT = build_grid([5e-7, 5e-6, 5e-5, 2e-4], betas=[0.1], steps=[60])
+
+
+@app.command()
+def sweep(
+    first: Path,
+    others: list[Path],
+    out: Path = MEASURED / "dpo_sweep.json",
+) -> None:
+    """Sweep DPO on one run; test the rule it gives on runs of other seeds."""
+    rows = _sweep_run(first, SWEEP)
+    held_out = [row for run in others for row in _sweep_run(run, HELD_OUT)]
+    rule = derive_rule(rows)
+    write_json(
+        out,
+        {
+            "manifest": describe_machine(load_recipe("pocket")),
+            "rule": asdict(rule),
+            "derived_on": check_rule(rule, rows).summary(),
+            "held_out": check_rule(rule, held_out).summary(),
+            "rows": rows,
+            "held_out_rows": held_out,
+        },
+    )
+
+
+def _sweep_run(folder: Path, settings: Sequence[Setting]) -> list[Any]:
+    recipe = load_recipe(folder / "recipe.yaml")
+    return run_sweep(recipe, RunDir.open(folder, recipe), settings)
+
+
 @app.command()
 def base(n: int = 4, out: Path = MEASURED / "base.json") -> None:
     """The base model on main at T=1: pass@1 and pass@n."""
@@ -115,39 +153,6 @@ def base(n: int = 4, out: Path = MEASURED / "base.json") -> None:
     metrics = run.metrics()["distill"]
     kept = {name: metrics[name] for name in ("pass@1", f"pass@{n}", "mixed")}
     write_json(out, {"manifest": describe_machine(recipe), **kept})
-
-
-@app.command()
-def record(source: Path, out: Path = MEASURED / "run") -> None:
-    """Copy a finished run's artefacts for replay."""
-    target = out.with_name(out.name + ".partial")
-    shutil.rmtree(target, ignore_errors=True)
-    for name in ("recipe.yaml", "manifest.json", "metrics.json"):
-        _copy(source / name, target / name)
-    _copy(source / "ledger.json", target / "ledger.json")
-    for stage in RECORDED:
-        file = source / "stages" / f"{stage.replace('/', '-')}.json"
-        if not file.is_file():
-            raise LabError(
-                f"{source} has not finished '{stage}'.",
-                fix="run the course into that folder first",
-            )
-        _copy(file, target / "stages" / file.name)
-        for name in read_json(file)["outputs"]:
-            _copy(source / name, target / name)
-    shutil.rmtree(out, ignore_errors=True)
-    target.rename(out)
-    timings = source / "notebooks" / "timings.json"
-    if timings.is_file():
-        _copy(timings, out.parent / "timings.json")
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target)
-    else:
-        shutil.copy2(source, target)
 
 
 if __name__ == "__main__":
