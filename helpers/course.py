@@ -1,6 +1,6 @@
 """Run the numbered notebooks in order, each in a fresh kernel.
 
-``run_course("pocket", "runs/pocket")`` executes notebooks 00 to 05 through
+``run_course("pocket", "runs/pocket")`` executes notebooks 00 to 07 through
 papermill. Executed copies and ``timings.json`` land in ``<run>/notebooks``.
 Resuming is the stages' business: a finished one is loaded, so running the
 course again is cheap. The kernel is always this very Python, whatever
@@ -10,6 +10,7 @@ kernels a user has installed.
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from rich.console import Console
 
 from helpers.errors import LabError, did_you_mean
 from helpers.progress import CellProgress
-from helpers.recipes import is_file_name, load_recipe
+from helpers.recipes import Recipe, is_file_name, load_recipe
 from helpers.records import read_json, write_json
 from helpers.runs import REPO_ROOT, RunDir, name_folder
 from helpers.session import BATCH_VARIABLE
@@ -42,7 +43,7 @@ def run_course(
     run_dir: str | Path,
     *,
     first: str = "00",
-    last: str = "05",
+    last: str = "07",
     parameters: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
     console: Console | None = None,
@@ -91,6 +92,28 @@ def run_course(
     from helpers.report import write_report
 
     return write_report(run)
+
+
+def choose_quick(recipe: Recipe, overrides: Sequence[str] | None) -> list[str]:
+    """The recipe's own short form as overrides, then those that are given.
+
+    Prints what is smaller than in the full course.
+
+    Raises:
+        LabError: the recipe has no short form.
+    """
+    if not recipe.quick:
+        raise LabError(
+            f"Tier '{recipe.name}' has no quick form.",
+            why="its recipe has no section 'quick'",
+            fix="leave out --quick, or shorten it with --set, e.g. "
+            "--set data.n_problems=100",
+        )
+    short = [f"{k}={json.dumps(v)}" for k, v in recipe.quick.items()]
+    print("Quick: smaller than the full course, so wider intervals.")
+    for text in short:
+        print(f"  {text}")
+    return [*short, *(overrides or ())]
 
 
 def find_notebooks(first: str, last: str, folder: Path) -> list[Path]:

@@ -3,7 +3,8 @@
 The model answers each training problem ``n`` times. One right response a
 problem becomes an SFT row; a problem with right and wrong responses also
 becomes a preference pair. Too few pairs (``harvest.min_pairs``) call for the
-next slice of problems until there are enough or the set is exhausted.
+next slice of problems until there are enough or the set is exhausted. The
+base model answers or, where SFT trained on worked solutions, the SFT model.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import math
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
+from helpers.checkpoints import require_current_merge, require_file
 from helpers.engines import Engine, open_engine
 from helpers.errors import LabError
 from helpers.guards import check_distinct_fraction
@@ -26,15 +29,13 @@ from helpers.harvest import (
 )
 from helpers.locks import require_unlocked
 from helpers.models import model_path
-from helpers.problems import load_problems
+from helpers.problems import hash_problems, load_problems
 from helpers.recipes import Recipe, recipe_hash
 from helpers.records import Problem, write_records
 from helpers.runs import (
     RunDir,
-    hash_file,
     name_folder,
     require_space,
-    resolve_data,
 )
 from helpers.sample_file import Sample, SampleFile, iter_samples
 from helpers.sample_store import describe_sampling, open_samples
@@ -44,6 +45,7 @@ from helpers.sampling import (
     sample_missing,
     say_unusable,
 )
+from helpers.settle import settle_model
 from helpers.verdicts import say_old_grades
 
 SAMPLES = "samples/distill.jsonl"
@@ -76,26 +78,28 @@ def run_distill(
             samples that are copies of each other.
     """
     problems = load_problems(recipe.data.train)
-    wanted = recipe.data.n_problems
-    if smoke_steps is not None:
-        run, wanted = _open_smoke_run(recipe, run), smoke_steps
-        problems = problems[:wanted]
-    elif wanted > len(problems):
+    wanted = smoke_steps or recipe.data.n_problems
+    if smoke_steps is None and wanted > len(problems):
         raise LabError(
             f"data.n_problems={wanted}, but {recipe.data.train} holds "
             f"{len(problems)} problems.",
             fix=f"set data.n_problems to at most {len(problems)}",
         )
     require_space(run.path, SPACE_MB)
-    inputs = describe_inputs(recipe, run, wanted)
+    recipe = settle_model(recipe, run)
+    model = find_model(recipe, run)
+    if smoke_steps is not None:
+        run, problems = _open_smoke_run(recipe, run), problems[:wanted]
+    inputs = describe_inputs(recipe, model, wanted)
     if run.is_done(STAGE, inputs, force):
         print(f"{STAGE}: done with these inputs, loaded.")
         say_old_grades(run, [SAMPLES])
         return run.metrics()[STAGE]
     with run.stage(STAGE, inputs) as record:
-        begun = open_samples(run, SAMPLES, _sample_inputs(recipe, run), force)
+        common = _sample_inputs(recipe, model)
+        begun = open_samples(run, SAMPLES, common, force)
         floor = 0 if smoke_steps is not None else recipe.harvest.min_pairs
-        with _Sampler(recipe, run, begun) as sampler:
+        with _Sampler(recipe, run, model, begun) as sampler:
             harvest, used = collect(sampler, problems, wanted, floor)
         metrics = measure_samples(sampler.rows_of(used), harvest)
         metrics["pair_floor"] = floor
@@ -110,30 +114,44 @@ def run_distill(
 
 
 def describe_inputs(
-    recipe: Recipe, run: RunDir, wanted: int
+    recipe: Recipe, model: Path, wanted: int
 ) -> dict[str, str]:
     """Hashes of all that the harvest depends on."""
-    return _sample_inputs(recipe, run) | {
+    return _sample_inputs(recipe, model) | {
         "harvest": recipe_hash(recipe, "harvest"),
         "n_problems": str(wanted),
     }
 
 
-def _sample_inputs(recipe: Recipe, run: RunDir) -> dict[str, str]:
+def _sample_inputs(recipe: Recipe, model: Path) -> dict[str, str]:
     """All that the samples depend on; the engine does not count."""
     settings = recipe.sampling
     return {
-        "problems": hash_file(resolve_data(recipe.data.train)),
+        "problems": hash_problems(recipe.data.train),
         "n": str(settings.n),
         **describe_sampling(
             recipe,
-            model_path(recipe, run, "base"),
+            model,
             temperature=settings.temperature,
             top_p=settings.top_p,
             max_new_tokens=settings.max_new_tokens,
             stop=settings.stop,
         ),
     }
+
+
+def find_model(recipe: Recipe, run: RunDir) -> Path:
+    """The model that is sampled: the base, or the merged SFT model.
+
+    Raises:
+        LabError: SFT is to be sampled, and was not trained and merged yet.
+    """
+    tag = recipe.sampled_model
+    path = model_path(recipe, run, tag)
+    if tag != "base":
+        require_current_merge(run, tag)
+        require_file(path, f"mathslm merge --model {tag}", run)
+    return path
 
 
 def _say_unusable(metrics: dict[str, Any]) -> None:
@@ -155,8 +173,11 @@ class _Sampler:
     A context manager: the engine is closed whatever happens.
     """
 
-    def __init__(self, recipe: Recipe, run: RunDir, samples: SampleFile):
+    def __init__(
+        self, recipe: Recipe, run: RunDir, model: Path, samples: SampleFile
+    ):
         self.recipe, self.run, self.samples = recipe, run, samples
+        self.model = model
         self.speed = Speed()
         self.described: dict[str, Any] | None = None
         self._stack = ExitStack()
@@ -211,7 +232,9 @@ class _Sampler:
     def _open_engine(self) -> Engine:
         if self._engine is None:
             self._engine = self._stack.enter_context(
-                open_engine(self.recipe, log_dir=self.run.file("logs"))
+                open_engine(
+                    self.recipe, self.model, log_dir=self.run.file("logs")
+                )
             )
         return self._engine
 

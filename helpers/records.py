@@ -20,10 +20,20 @@ from typing import Any, TextIO, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from helpers.errors import LabError
+from helpers.guards import check_writable
 
 R = TypeVar("R", bound="Record")
 # the device, a quota, or the largest file this process may write
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+# ... and how libraries that are no Python say so: safetensors, torch.save
+SAVE_WORDS = (
+    "No space left on device",
+    "File too large (os error",
+    "Disk quota exceeded",
+    "not enough space on the disk",
+    "PytorchStreamWriter failed writing",
+    "file write failed",
+)
 
 
 class Record(BaseModel):
@@ -232,6 +242,30 @@ def read_json(path: str | Path) -> Any:
         raise LabError(f"Cannot read {path}: {error}") from None
 
 
+def measure_size(path: Path) -> int | None:
+    """Bytes of a file, or of all files in a folder; None: nothing there."""
+    if path.is_dir():
+        sizes = [p.stat().st_size for p in path.rglob("*") if p.is_file()]
+        return sum(sizes) if sizes else None
+    return path.stat().st_size if path.exists() else None
+
+
+def require_writable(folder: Path) -> None:
+    """LabError when this is no folder, or this user may not write there."""
+    check_writable(
+        str(folder),
+        is_folder=folder.is_dir(),
+        may_write=os.access(folder, os.W_OK | os.X_OK),
+    )
+
+
+def is_full(error: BaseException) -> bool:
+    """A save that ran out of disk, as Python, safetensors or torch say it."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    return any(words in str(error) for words in SAVE_WORDS)
+
+
 class disk_errors:
     """Context manager: a full or read-only disk becomes one clear message."""
 
@@ -242,10 +276,11 @@ class disk_errors:
         return None
 
     def __exit__(self, kind, error, trace) -> bool:
-        if isinstance(error, OSError):
-            full = error.errno in FULL
+        full = error is not None and is_full(error)
+        if full or isinstance(error, OSError):
+            said = getattr(error, "strerror", None) or error
             raise LabError(
-                f"Cannot write {self.path}: {error.strerror or error}.",
+                f"Cannot write {self.path}: {str(said).splitlines()[0]}.",
                 why="the disk is full" if full else "",
                 fix="free some space or choose another --run-dir; what is "
                 "on disk is intact, and the same command goes on from there",

@@ -15,7 +15,6 @@ from typing import Any
 
 from helpers.distill import SAMPLES, STAGE
 from helpers.errors import LabError
-from helpers.evaluate import summarize_results
 from helpers.harvest import (
     Harvest,
     group_samples,
@@ -27,15 +26,14 @@ from helpers.locks import hold_lock
 from helpers.problems import load_problems
 from helpers.recipes import recipe_hash
 from helpers.records import (
-    Completion,
     PairRow,
     SftRow,
     iter_records,
     read_json,
-    read_records,
     write_json,
     write_records,
 )
+from helpers.results import measure_benchmark
 from helpers.runs import RunDir, hash_file, resolve_data
 from helpers.sample_file import hash_text, iter_samples
 from helpers.verdicts import (
@@ -143,15 +141,13 @@ def _measure_evaluations(
     """The scores of every finished evaluation, from its file."""
     out: dict[str, Any] = {}
     for stage, scores in metrics.items():
-        kind, _, tag = stage.partition("/")
-        if kind != "evaluate":
+        if not stage.startswith("evaluate"):
             continue
         out[stage] = dict(scores)
-        for benchmark in scores:
-            path = run.file("eval", tag, f"{benchmark}.jsonl")
-            if path.is_file():
-                rows = read_records(path, Completion)
-                out[stage][benchmark] = summarize_results(rows)
+        for benchmark, old in scores.items():
+            samples = old.get("samples", 1)
+            new = measure_benchmark(run, stage, benchmark, samples)
+            out[stage][benchmark] = new or old
     return out
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from helpers.checkpoints import fingerprint_model
 from helpers.errors import LabError
 from helpers.grading import GRADER_VERSION
+from helpers.models import fit_recipe
 from helpers.prompts import TEMPLATES
 from helpers.recipes import Recipe
 from helpers.records import disk_errors, read_json, write_json
@@ -40,6 +41,7 @@ def describe_sampling(
     The template counts with its text, not only its name; the seed counts
     where something is drawn.
     """
+    recipe = fit_recipe(recipe, model)
     name, weights = recipe.data.prompt_template, recipe.model
     text = hashlib.sha256(TEMPLATES[name].encode()).hexdigest()[:16]
     drawn = f"{recipe.seed} {SEED_SCHEME}"

@@ -49,21 +49,6 @@ def reseed(
 
 
 @dataclass(frozen=True)
-class Interval:
-    """An estimate with a 95 % interval; all are fractions."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return (
-            f"{100 * self.value:.1f} % (95 % CI {100 * self.low:.1f}–"
-            f"{100 * self.high:.1f})"
-        )
-
-
-@dataclass(frozen=True)
 class ArmReport:
     """What one arm gave.
 
@@ -76,7 +61,7 @@ class ArmReport:
     """
 
     problems: int
-    distinct: Interval
+    distinct: stats.Interval
     mixed: stats.Proportion
     pairs: stats.Proportion
     right: int
@@ -116,7 +101,9 @@ def measure_arm(samples: Samples, seed: int) -> ArmReport:
     alike, unlike = share_openings(groups)
     return ArmReport(
         problems=len(groups),
-        distinct=bootstrap_mean([_distinct(rows) for rows in groups], seed),
+        distinct=stats.bootstrap_mean(
+            [_distinct(rows) for rows in groups], seed
+        ),
         mixed=stats.proportion(mixed, len(groups)),
         pairs=stats.proportion(len(kept.matched), len(groups)),
         right=sum(row.correct for rows in groups for row in rows),
@@ -133,22 +120,6 @@ def is_mixed(rows: Sequence[Completion]) -> bool:
 
 def _distinct(rows: Sequence[Completion]) -> float:
     return len({row.response for row in rows}) / len(rows)
-
-
-def bootstrap_mean(values: Sequence[float], seed: int) -> Interval:
-    """The mean over problems with its percentile bootstrap interval."""
-    import numpy as np
-    from scipy.stats import bootstrap
-
-    data = np.asarray(values, dtype=float)
-    drawn = bootstrap(
-        (data,),
-        np.mean,
-        method="percentile",
-        n_resamples=2000,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Interval(float(data.mean()), float(drawn.low), float(drawn.high))
 
 
 def open_with(text: str) -> str:

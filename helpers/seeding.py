@@ -13,21 +13,20 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from helpers.distill import find_model
 from helpers.engines import SampleRequest, open_engine
 from helpers.errors import LabError
 from helpers.harvest import group_samples
-from helpers.models import model_path
-from helpers.problems import load_problems
+from helpers.problems import hash_problems, load_problems
 from helpers.recipes import Recipe
 from helpers.records import Completion, Problem, read_records
-from helpers.runs import RunDir, hash_file, require_space, resolve_data
+from helpers.runs import RunDir, require_space
 from helpers.sample_store import describe_sampling, open_samples
 from helpers.sampling import iter_requests, sample_missing
 from helpers.seed_arms import SCHEMES, ArmReport, measure_arm, reseed
 
 STAGE = "seeding"
 TEMPERATURES = (0.7, 1.0)
-PROBLEMS = 100
 SPACE_MB = 50
 
 
@@ -62,14 +61,15 @@ def run_seeding(
     recipe: Recipe,
     run: RunDir,
     *,
-    problems: int = PROBLEMS,
+    problems: int | None = None,
     temperatures: Sequence[float] = TEMPERATURES,
     force: bool = False,
 ) -> dict[str, Any]:
     """Sample all arms on the first training problems and measure them.
 
     Args:
-        problems: how many problems of ``data.train``.
+        problems: how many problems of ``data.train``; None:
+            ``course.seeding`` of the recipe.
         temperatures: the levels of the second factor.
         force: set the old samples aside and draw them again.
 
@@ -80,6 +80,7 @@ def run_seeding(
         LabError: fewer problems than asked for, one sample a problem, or
             samples of other inputs in the folder.
     """
+    problems = problems or recipe.course.seeding
     chosen = _choose_problems(recipe, problems)
     require_space(run.path, SPACE_MB)
     inputs = _describe_inputs(recipe, run, problems, temperatures)
@@ -138,16 +139,12 @@ def _choose_problems(recipe: Recipe, wanted: int) -> list[Problem]:
 def _describe_arm(recipe: Recipe, run: RunDir, arm: Arm) -> dict[str, str]:
     return describe_sampling(
         recipe,
-        model_path(recipe, run, "base"),
+        find_model(recipe, run),
         temperature=arm.temperature,
         top_p=recipe.sampling.top_p,
         max_new_tokens=recipe.sampling.max_new_tokens,
         stop=recipe.sampling.stop,
-    ) | {"scheme": arm.scheme, "problems": _hash_problems(recipe)}
-
-
-def _hash_problems(recipe: Recipe) -> str:
-    return hash_file(resolve_data(recipe.data.train))
+    ) | {"scheme": arm.scheme, "problems": hash_problems(recipe.data.train)}
 
 
 def _describe_inputs(
@@ -187,7 +184,8 @@ def _sample_arms(
     if not any(f.count_missing(problems, n) for f in files.values()):
         return
     golds = {p.id: p.answer for p in problems}
-    with open_engine(recipe, log_dir=run.file("logs")) as engine:
+    model = find_model(recipe, run)
+    with open_engine(recipe, model, log_dir=run.file("logs")) as engine:
         for arm, file in files.items():
             sample_missing(
                 engine,

@@ -12,7 +12,16 @@ from helpers.errors import LabError
 from helpers.recipes import load_recipe
 from helpers.runs import REPO_ROOT, RunDir
 
-STAGES = ("distill", "sft", "merge", "dpo", "evaluate", "report", "course")
+STAGES = (
+    "solutions",
+    "distill",
+    "sft",
+    "merge",
+    "dpo",
+    "evaluate",
+    "report",
+    "course",
+)
 
 
 @pytest.fixture
@@ -197,6 +206,39 @@ def test_evaluate_prints_scores_with_their_interval(run_cli, calls, tmp_path):
     assert "86/200" in result.stdout and "95 % CI" in result.stdout
 
 
+def test_evaluate_prints_what_several_samples_give(run_cli, calls, tmp_path):
+    run = RunDir.open(tmp_path / "runs" / "pocket", load_recipe("pocket"))
+    row = {
+        "problems": 60,
+        "samples": 4,
+        "avg": [0.25, 0.2, 0.3],
+        "pass": {"4": [0.5, 0.4, 0.6]},
+        "majority": 20,
+        "best_of": 18,
+    }
+    with run.stage("evaluate-t1/base", {}) as record:
+        record["metrics"] = {"hard": row}
+    result = run_cli(
+        *"evaluate --model base --set evaluate.n=4".split(),
+        *"--set evaluate.temperature=1".split(),
+    )
+    assert result.exit_code == 0, result.output
+    for text in ("avg@4 25.0 %", "pass@4 50.0 %", "20/60", "18/60"):
+        assert text in result.stdout
+
+
+def test_report_writes_markdown_and_lm_eval_on_request(run_cli, tmp_path):
+    folder = tmp_path / "runs" / "pocket"
+    RunDir.open(folder, load_recipe("pocket"))
+    assert run_cli("report").exit_code == 0
+    assert not (folder / "report.md").exists()
+    assert run_cli("report", "--markdown").exit_code == 0
+    assert (folder / "report.md").is_file()
+    result = run_cli("report", "--lm-eval")
+    assert result.exit_code == 2
+    assert "no evaluation to export" in result.stderr
+
+
 def test_report_leaves_the_stored_recipe_alone(run_cli, tmp_path):
     recipe = load_recipe("pocket", ["sft.epochs=1"])
     folder = tmp_path / "runs" / "pocket"
@@ -212,7 +254,7 @@ def test_ctrl_c_ends_with_130(run_cli, monkeypatch):
     def stop(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "open_run", stop)
+    monkeypatch.setattr(cli, "open_shared", stop)
     result = run_cli("sft")
     assert result.exit_code == 130 and "carries on" in result.stderr
 
@@ -221,7 +263,7 @@ def test_markup_in_a_message_is_shown_as_it_is(run_cli, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise LabError("bad value [red]x[/red]", fix="see [1]")
 
-    monkeypatch.setattr(cli, "open_run", refuse)
+    monkeypatch.setattr(cli, "open_shared", refuse)
     assert "[red]x[/red]" in run_cli("sft").stderr
 
 

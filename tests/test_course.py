@@ -18,6 +18,7 @@ from rich.console import Console
 
 from helpers import course, progress
 from helpers.errors import LabError
+from helpers.recipes import list_recipes, load_recipe
 
 PARAMETERS = """\
 TIER: str = "pocket"
@@ -252,6 +253,29 @@ def test_defaults_are_not_injected(notebooks):
     other = same | {"SEED": 7, "RUN_DIR": "elsewhere", "UNKNOWN": 1}
     chosen = {"SEED": 7, "RUN_DIR": "elsewhere"}
     assert course.choose_parameters(other, known) == chosen
+
+
+def test_quick_is_the_recipes_own_short_form(capsys):
+    recipe = load_recipe("smol")
+    sets = course.choose_quick(recipe, ["course.dev=7"])
+    short = load_recipe("smol", sets)
+    assert short.data.n_problems < recipe.data.n_problems
+    assert sum(b.n for b in short.evaluate.benchmarks) < sum(
+        b.n for b in recipe.evaluate.benchmarks
+    )
+    assert short.course.dev == 7, "what is given on the command line wins"
+    assert (
+        f"data.n_problems={short.data.n_problems}" in capsys.readouterr().out
+    )
+    with pytest.raises(LabError, match="'pocket' has no quick form"):
+        course.choose_quick(load_recipe("pocket"), None)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_quick_form_is_a_valid_recipe(name):
+    recipe = load_recipe(name)
+    if recipe.quick:
+        load_recipe(name, course.choose_quick(recipe, None))
 
 
 def test_parameter_values_are_yaml():

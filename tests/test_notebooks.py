@@ -18,7 +18,7 @@ from helpers.runs import REPO_ROOT
 
 FOLDER = REPO_ROOT / "notebooks"
 PUBLISHED = REPO_ROOT / "data" / "published"
-COURSE = ("00", "01", "02", "03", "04", "05")
+COURSE = ("00", "01", "02", "03", "04", "05", "07")
 NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
 PARAMETERS = {"TIER", "RUN_DIR", "RUN_MODE", "SEED", "OVERRIDES"}
 every_notebook = pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def shrink(recipe):
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory):
-    """The course from 00 to 05 on a few problems."""
+    """The course from 00 to 07 on a few problems."""
     from helpers.course import run_course
 
     if not (REPO_ROOT / "data/pocket/model/model.safetensors").is_file():

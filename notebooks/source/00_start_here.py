@@ -94,7 +94,7 @@ print("seconds of the last run:", last)
 # - An arrow names what a notebook hands to the next
 # - Every notebook also starts alone: what it lacks is found in the run
 #   folder, taken from a recorded run, or made, and it says which
-# - 06 and 07 are **not in this version**; the map shows where they will go
+# - 06 is **not in this version**; the map shows where it will go
 
 # %%
 from helpers import plots
@@ -102,7 +102,7 @@ from helpers import plots
 alt = (
     "Map of the course: boxes for the notebooks 00 to 07 in two rows, "
     "joined by arrows that name the files handed on. Notebook 00 is "
-    "marked; 06 and 07 are not in this version."
+    "marked; 06 is not in this version."
 )
 plots.show(plots.plot_course_map(here="00"), alt)
 
@@ -112,7 +112,7 @@ plots.show(plots.plot_course_map(here="00"), alt)
 # %%
 steps = pd.DataFrame([
     step._replace(title=f"{step.title} (not in this version)")
-    if step.key > "05" else step for step in plots.COURSE_STEPS
+    if step.key == "06" else step for step in plots.COURSE_STEPS
 ])
 steps.columns = ["notebook", "title", "hands to the next"]
 steps.replace("\n", " ", regex=True).set_index("notebook")
@@ -185,6 +185,54 @@ pd.DataFrame(rows).set_index("tier")
 # %% [markdown]
 # - What you learn about method on `pocket` holds on a large card; what you
 #   measure about accuracy does not
+
+# %% [markdown]
+# ### The plan of this tier
+#
+# - Will it fit, how many steps, how long: arithmetic, before anything is
+#   loaded
+# - In a shell: `mathslm plan --tier pocket`, and the same for every tier
+
+# %%
+from helpers.planner import plan
+from helpers.planner.show import describe_machine, memory_rows
+
+planned = plan(recipe, has_token=True)
+print(describe_machine(planned))
+for name, steps in planned.steps.items():
+    trained, total = planned.trainable[name]
+    print(f"{name}: {trained:,} of {total:,} parameters; {steps.count}")
+
+# %% [markdown]
+# - What each job holds in memory, at most
+
+# %%
+card = planned.workload.card
+figure = plots.plot_memory_bar(
+    memory_rows(planned), card=card.name if card else "",
+    capacity=card.memory_gib if card else None,
+    title=f"Memory, recipe {recipe.name}, estimated",
+)
+plots.show(figure, (
+    "Stacked bars, one for each job of this tier: parts of its memory. The "
+    "sums are in the table below."
+))
+
+# %% [markdown]
+# The sums of the figure, and the time where a run was measured:
+
+# %%
+hours = {phase.name: phase.hours for phase in planned.phases}
+rows = [
+    (job.title, f"{job.gib:.2f}",
+     f"{60 * hours[job.title]:.1f}" if hours.get(job.title) else "–")
+    for job in planned.memory
+]
+columns = ["job", "GiB", "minutes"]
+pd.DataFrame(rows, columns=columns).set_index("job")
+
+# %% [markdown]
+# - Notebook 07 takes the plan apart, up to eight large cards
 
 # %% [markdown]
 # ## 4. The recipe, opened
@@ -270,11 +318,12 @@ print("gold:", problem.answer)
 
 # %%
 from helpers.engines import make_engine
-from helpers.models import load_model
 
-model, tokenizer = load_model(recipe)
-engine = make_engine(recipe, model, tokenizer)
-print(f"{model.num_parameters():,} parameters on {model.device}, "
+model, tokenizer = session.load("base")  # a replay has no model
+engine = model and make_engine(recipe, model, tokenizer)
+count, device = session.recall(
+    "00 model", lambda: (model.num_parameters(), str(model.device)))
+print(f"{count:,} parameters on {device}, "
       f"{tokenizer.vocab_size:,} tokens in the vocabulary")
 
 # %% [markdown]
@@ -302,21 +351,26 @@ print(repr(prompt))
 #   cut at the cap
 
 # %%
-from helpers.sampling import make_requests
+from helpers.records import Completion
+from helpers.sampling import grade_texts, make_requests
 
 
 def ask(problems, n, temperature):
-    """n responses to each problem; every one has a seed of its own."""
+    """n graded responses to each; every one has a seed of its own."""
     requests = make_requests(
         problems, tokenizer, recipe.data.prompt_template, n=n,
         run_seed=recipe.seed, temperature=temperature, top_p=1.0,
         max_new_tokens=recipe.sampling.max_new_tokens,
     )
-    return list(engine.sample(requests))
+    golds = {p.id: p.answer for p in problems}
+    return session.recall(  # a replay shows what was recorded
+        f"00 {len(problems)} problems, {n} x T = {temperature}",
+        lambda: grade_texts(list(engine.sample(requests)), golds),
+        rows=Completion)
 
 
 greedy = ask([problem], 1, 0.0)[0]
-print(f"seed {greedy.request.seed}, ended by {greedy.finish_reason}, "
+print(f"seed {greedy.seed}, ended by {greedy.finish_reason}, "
       f"{greedy.tokens} tokens")
 print(greedy.response)
 
@@ -340,13 +394,11 @@ print(grade_response(greedy.response, problem.answer))
 # - `FEW` is how many
 
 # %%
-from helpers.sampling import grade_texts
-
 FEW = 16
 asked = problems[:FEW]
 gold = {p.id: p.answer for p in asked}
-greedy_rows = grade_texts(ask(asked, 1, 0.0), gold)
-rows = grade_texts(ask(asked, 4, 1.0), gold)
+greedy_rows = ask(asked, 1, 0.0)
+rows = ask(asked, 4, 1.0)
 print(len(rows), "samples,", sum(r.tokens for r in rows), "tokens")
 
 # %% [markdown]
@@ -361,7 +413,7 @@ for row in rows:
 mixed = [name for name, t in tally.items() if t["right"] and t["wrong"]]
 figure = plots.plot_outcomes(
     tally,
-    title="Four samples of each problem",
+    title="Four samples of each problem", note=session.note,
     decoding="base, temperature 1, "
     f"max_new_tokens {recipe.sampling.max_new_tokens}",
 )

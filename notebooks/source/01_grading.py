@@ -892,10 +892,9 @@ print(done.stdout or done.stderr)
 
 # %%
 from helpers.engines import make_engine
-from helpers.models import load_model
 
-model, tokenizer = load_model(recipe)
-engine = make_engine(recipe, model, tokenizer)
+model, tokenizer = session.load("base")  # a replay has no model
+engine = model and make_engine(recipe, model, tokenizer)
 asked = load_problems(recipe.data.dev)[:120]
 gold = {p.id: p.answer for p in asked}
 print(len(asked), "dev problems")
@@ -906,6 +905,7 @@ print(len(asked), "dev problems")
 # %%
 from tqdm.auto import tqdm
 
+from helpers.records import Completion
 from helpers.sampling import grade_texts, make_requests
 
 
@@ -921,7 +921,12 @@ def ask_and_grade(temperature, name):
 
 
 WAYS = {"greedy": 0.0, "temperature 1": 1.0}
-results = {way: ask_and_grade(t, way) for way, t in WAYS.items()}
+results = {
+    way: session.recall(
+        f"01 {way}", lambda way=way, t=t: ask_and_grade(t, way),
+        rows=Completion)
+    for way, t in WAYS.items()
+}
 
 # %% [markdown]
 # - The scores, before any look at the reasons
@@ -964,6 +969,7 @@ outcomes = {
 figure = plots.plot_outcomes(
     outcomes,
     title="Base model: right, and how the rest went wrong",
+    note=session.note,
     decoding=f"{len(asked)} dev problems, max_new_tokens "
     f"{recipe.sampling.max_new_tokens}",
 )

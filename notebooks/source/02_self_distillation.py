@@ -154,12 +154,12 @@ pd.DataFrame(rows, columns=columns).set_index(["author", "style"])
 
 # %%
 from helpers.engines import make_engine
-from helpers.models import load_model
 from helpers.problems import load_problems
 from helpers.prompts import render_prompt
 
-model, tokenizer = load_model(recipe)
-engine = make_engine(recipe, model, tokenizer)
+SAMPLED = recipe.sampled_model
+model, tokenizer = session.load(SAMPLED)  # a replay has no model
+engine = model and make_engine(recipe, model, tokenizer)
 dev = load_problems(recipe.data.dev)
 template = recipe.data.prompt_template
 prompt = render_prompt(tokenizer, dev[0].problem, template)
@@ -172,21 +172,29 @@ print(dev[0].problem)
 # %%
 import torch
 
-ids = tokenizer(
-    prompt, add_special_tokens=False, return_tensors="pt"
-)["input_ids"].to(model.device)
-with torch.no_grad():
-    logits = model(input_ids=ids).logits[0, -1].float().cpu()
-first = {f"T = {t}": (logits / t).softmax(-1) for t in (0.2, 1.0, 1.5)}
+HEAT = (0.2, 1.0, 1.5)
+
+
+def look_at_first_token():
+    """Probabilities of the eight likeliest first tokens, by HEAT."""
+    ids = tokenizer(
+        prompt, add_special_tokens=False, return_tensors="pt"
+    )["input_ids"].to(model.device)
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[0, -1].float().cpu()
+    hot = [(logits / t).softmax(-1) for t in HEAT]
+    return {repr(tokenizer.decode([i])): [p[i].item() for p in hot]
+            for i in logits.topk(8).indices.tolist()}
 
 # %% [markdown]
-# - The likeliest first tokens, and what temperature makes of them
+# - `session.recall` keeps what a cell computed with the model; in a replay,
+#   where there is no model, it shows what the recorded run kept
 
 # %%
-top = logits.topk(8).indices.tolist()
-rows = {repr(tokenizer.decode([i])): [f"{p[i]:.1%}" for p in first.values()]
-        for i in top}
-pd.DataFrame(rows, index=list(first)).T.rename_axis("first token")
+first = session.recall("02 first token", look_at_first_token)
+rows = {token: [f"{p:.1%}" for p in row] for token, row in first.items()}
+pd.DataFrame(rows, index=[f"T = {t}" for t in HEAT]).T.rename_axis(
+    "first token")
 
 # %% [markdown]
 # - At a low temperature the first choice takes most
@@ -230,18 +238,22 @@ for c in (0, 1, 2, 4):
 # %%
 from tqdm.auto import tqdm
 
+from helpers.records import Completion
 from helpers.sampling import grade_texts, make_requests
 
-FEW, N = 48, 4
+FEW, N = recipe.course.sweep, 4
 asked = dev[:FEW]
 gold = {p.id: p.answer for p in asked}
 
 
 def sample_and_grade(requests, name):
     """Graded responses by problem, under a progress bar."""
-    bar = tqdm(engine.sample(requests), total=len(requests), desc=name)
+    def work():
+        bar = tqdm(engine.sample(requests), total=len(requests), desc=name)
+        return grade_texts(list(bar), gold)
+
     rows = {p.id: [] for p in asked}
-    graded = grade_texts(list(bar), gold)
+    graded = session.recall(f"02 {name}", work, rows=Completion)
     for row in sorted(graded, key=lambda row: row.sample):
         rows[row.problem_id].append(row)
     return rows
@@ -268,21 +280,16 @@ sweep = {t: sample_and_grade(request(t), f"T = {t}") for t in TEMPERATURES}
 #   four samples of one problem are not independent
 
 # %%
-import numpy as np
-from scipy.stats import bootstrap
+from helpers.stats import bootstrap_mean
 
 
 def summarise(samples, k):
     """Mean pass@k over the problems in percent, with its interval."""
-    values = np.array([
+    found = bootstrap_mean([
         pass_at_k(len(rows), sum(r.correct for r in rows), k)
         for rows in samples.values()
-    ])
-    drawn = bootstrap(
-        (values,), np.mean, method="percentile", n_resamples=2000,
-        rng=np.random.default_rng(SEED),
-    ).confidence_interval
-    return 100 * values.mean(), 100 * drawn.low, 100 * drawn.high
+    ], seed=SEED)
+    return 100 * found.value, 100 * found.low, 100 * found.high
 
 
 points = {
@@ -302,10 +309,11 @@ figure = plots.plot_curves(
     bands={name: ([p[1] for p in row], [p[2] for p in row])
            for name, row in points.items()},
     title="What it shows, and what it could show",
-    subtitle=f"base, {FEW} dev problems, {N} samples each, "
+    subtitle=f"{SAMPLED}, {FEW} dev problems, {N} samples each, "
     f"max_new_tokens {recipe.sampling.max_new_tokens}",
     xlabel="temperature",
     ylabel="problems solved (%)",
+    note=session.note,
 )
 plots.show(figure, (
     "Two lines over temperature, pass@4 above pass@1, with bands for the "
@@ -381,7 +389,7 @@ display(Markdown(
 # %%
 from helpers.distill import run_distill
 
-metrics = run_distill(recipe, run)
+metrics = session.recall("distill", lambda: run_distill(recipe, run))
 print(session.provenance("distill"))
 
 # %% [markdown]
@@ -459,7 +467,7 @@ where = session.provenance("distill")
 figure = plots.plot_outcomes(
     families,
     title=title,
-    decoding=f"base, temperature {s.temperature}, top_p {s.top_p}, "
+    decoding=f"{SAMPLED}, temperature {s.temperature}, top_p {s.top_p}, "
     f"max_new_tokens {s.max_new_tokens}",
     note=None if where == "live" else where,
 )
@@ -497,7 +505,7 @@ lengths = {
 figure = plots.plot_length_histogram(
     lengths, cap=s.max_new_tokens,
     title="Length of right and wrong samples",
-    subtitle=f"base, temperature {s.temperature}, top_p {s.top_p}",
+    subtitle=f"{SAMPLED}, temperature {s.temperature}, top_p {s.top_p}",
     note=None if where == "live" else where,
 )
 plots.show(figure, (
@@ -509,6 +517,8 @@ plots.show(figure, (
 # The numbers of the figure:
 
 # %%
+import numpy as np
+
 table = pd.DataFrame({
     name: np.percentile(values or [0], [25, 50, 75, 100]).round()
     for name, values in lengths.items()
@@ -557,7 +567,7 @@ styles = dict(sorted(styles.items()))
 # %%
 figure = plots.plot_outcomes(
     styles, title="Right and wrong samples by style",
-    decoding=f"base, temperature {s.temperature}, top_p {s.top_p}",
+    decoding=f"{SAMPLED}, temperature {s.temperature}, top_p {s.top_p}",
     note=None if where == "live" else where,
 )
 figure.axes[0].set_xlabel("samples")
@@ -786,7 +796,7 @@ display(Markdown(f"Run 2 against run 1, mixed share: {gain} "
 # %%
 from helpers.seeding import list_arms, load_arms, run_seeding
 
-outcome = run_seeding(recipe, run)
+outcome = session.recall("seeding", lambda: run_seeding(recipe, run))
 where_seeds = session.provenance("seeding")
 print(where_seeds)
 
@@ -796,7 +806,7 @@ print(where_seeds)
 # - Mixed, and pairs that the harvest would keep: problems, with Wilson's
 
 # %%
-from helpers.seed_arms import Interval
+from helpers.stats import Interval
 
 rows = [
     (name, str(Interval(*arm["distinct"])),

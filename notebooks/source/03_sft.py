@@ -112,15 +112,22 @@ print("seconds of the last run:", last)
 #   LoRA adds to it
 
 # %%
-from helpers.models import load_model
+model, tokenizer = session.load("base")  # a replay has no model
+lora = recipe.sft.lora
 
-model, tokenizer = load_model(recipe)
-lora, sizes = recipe.sft.lora, {}
-for name, module in model.named_modules():
-    kind = name.rpartition(".")[2]
-    if kind in lora.target_modules:
-        m, n = module.out_features, module.in_features
-        sizes.setdefault(kind, []).append((m, n, lora.r * (m + n)))
+
+def measure_sizes():
+    """Rows, columns and LoRA weights of each adapted matrix, by kind."""
+    sizes = {}
+    for name, module in model.named_modules():
+        kind = name.rpartition(".")[2]
+        if kind in lora.target_modules:
+            m, n = module.out_features, module.in_features
+            sizes.setdefault(kind, []).append((m, n, lora.r * (m + n)))
+    return sizes
+
+
+sizes = session.recall("03 sizes", measure_sizes)
 
 # %% [markdown]
 # - The picture is drawn in the true proportions of one of them
@@ -205,9 +212,10 @@ display(Markdown(
 # - This text is all that training sees
 
 # %%
-from helpers.records import SftRow, read_records
+from helpers.records import Completion, SftRow, read_records
+from helpers.sft import find_rows
 
-rows = read_records(run.file("sft.jsonl"), SftRow)
+rows = read_records(find_rows(recipe, run), SftRow)
 row = rows[0]
 print(f"{len(rows)} rows; the first, problem {row.problem_id}:\n")
 print("PROMPT\n" + row.prompt)
@@ -232,16 +240,26 @@ from tempfile import mkdtemp
 from helpers import sft as sft_stage
 
 few = rows[:64]
-trainer = sft_stage.build_trainer(
-    recipe, model, tokenizer, few, Path(mkdtemp())
-)
+
+
+def prepare_rows():
+    """The first row as TRL prepares it, and PEFT's count of weights."""
+    trainer = sft_stage.build_trainer(
+        recipe, model, tokenizer, few, Path(mkdtemp())
+    )
+    sft_stage.check_trainer(trainer, tokenizer, few)
+    first = trainer.train_dataset[0]
+    return {"ids": list(first["input_ids"]), "labels": list(first["labels"]),
+            "parameters": trainer.model.get_nb_trainable_parameters()}
+
+
+prepared = session.recall("03 prepared rows", prepare_rows)
 
 # %% [markdown]
 # - Where the first label that is not −100 stands, the completion begins
 
 # %%
-first = trainer.train_dataset[0]
-ids, labels = list(first["input_ids"]), list(first["labels"])
+ids, labels = prepared["ids"], prepared["labels"]
 begin = next(i for i, x in enumerate(labels) if x != -100)
 
 # %% [markdown]
@@ -282,7 +300,8 @@ print("the end token is learned:   ", labels[-1] == end)
 print("prompt as sampling feeds it:", ids[:begin] == fed)
 
 # %% [markdown]
-# - The stage checks every row like this, token by token
+# - The stage checks every row like this, token by token: `check_trainer`
+#   above did, and found nothing
 # - **Break it on purpose**: the classic slip is a second BOS, added by a
 #   tokenizer to a text that has one already
 
@@ -290,7 +309,6 @@ print("prompt as sampling feeds it:", ids[:begin] == fed)
 from helpers.errors import LabError
 from helpers.training import check_supervision
 
-sft_stage.check_trainer(trainer, tokenizer, few)
 doubled = ([bos, *ids], [-100, *labels])
 try:
     check_supervision([doubled], [fed], tokenizer)
@@ -301,7 +319,7 @@ except LabError as error:
 # - The trainer has put the adapter on; its own count agrees with ours
 
 # %%
-trainable, everything = trainer.model.get_nb_trainable_parameters()
+trainable, everything = prepared["parameters"]
 print(f"PEFT: {trainable:,} trainable of {everything:,}")
 print("as computed above:", trainable == added)
 
@@ -376,7 +394,8 @@ tokens = sum(len(x) + 1 for x in encoded)
 #   number of sequences
 
 # %%
-context = model.config.max_position_embeddings
+context = session.recall(
+    "03 context", lambda: model.config.max_position_embeddings)
 packed = guards.count_steps(
     ceil(tokens / context), config.effective_batch,
     config.per_device_batch, config.epochs,
@@ -432,8 +451,7 @@ print(inspect.getsource(guards.check_steps_per_epoch))
 # %%
 from helpers.problems import load_problems
 
-del trainer
-FEW = 200
+FEW = recipe.course.dev
 asked = load_problems(recipe.data.dev)[:FEW]
 gold = {p.id: p.answer for p in asked}
 cap = recipe.evaluate.max_new_tokens
@@ -447,17 +465,17 @@ from helpers.engines import make_engine
 from helpers.sampling import grade_texts, make_requests
 
 
-def answer_dev(model, tokenizer, name):
-    """Graded greedy responses by problem, under a progress bar."""
+def answer_dev(tag):
+    """Graded greedy responses under a progress bar."""
+    model, tokenizer = session.load(tag)
     requests = make_requests(
         asked, tokenizer, recipe.data.prompt_template, n=1,
         run_seed=recipe.seed, temperature=0.0, top_p=1.0,
         max_new_tokens=cap,
     )
     stream = make_engine(recipe, model, tokenizer).sample(requests)
-    texts = list(tqdm(stream, total=len(requests), desc=name))
-    graded = {r.problem_id: r for r in grade_texts(texts, gold)}
-    return {p.id: graded[p.id] for p in asked}
+    texts = list(tqdm(stream, total=len(requests), desc=f"{tag} on dev"))
+    return grade_texts(texts, gold)
 
 
 # %% [markdown]
@@ -465,8 +483,15 @@ def answer_dev(model, tokenizer, name):
 #   other one
 
 # %%
-model, tokenizer = load_model(recipe)
-before = answer_dev(model, tokenizer, "base on dev")
+def recall_answers(tag):
+    """The graded responses by problem, in the order of the problems."""
+    graded = session.recall(
+        f"03 {tag} on dev", lambda: answer_dev(tag), rows=Completion)
+    found = {row.problem_id: row for row in graded}
+    return {p.id: found[p.id] for p in asked}
+
+
+before = recall_answers("base")
 
 # %% [markdown]
 # - The number to beat, with its interval
@@ -516,7 +541,7 @@ pd.DataFrame(tries, columns=["tried", "right on dev"]).set_index("tried")
 # - Finished before with the same inputs, it is loaded, and says so
 
 # %%
-metrics = sft_stage.run_sft(recipe, run)
+metrics = session.recall("sft", lambda: sft_stage.run_sft(recipe, run))
 where = session.provenance("sft")
 note = None if where == "live" else where
 print(where)
@@ -646,11 +671,13 @@ print(judge(published_start, None))
 # %%
 from helpers.merge import measure_fidelity, run_merge
 
-fidelity = run_merge(recipe, run, "sft")
+fidelity = session.recall(
+    "merge/sft", lambda: run_merge(recipe, run, "sft"))
 reports = {fidelity["dtype"]: fidelity}
-for dtype in ("float32", "bfloat16"):
-    if dtype not in reports:
-        reports[dtype] = measure_fidelity(recipe, run, "sft", dtype)
+for dtype in {"float32", "bfloat16"} - set(reports):
+    reports[dtype] = session.recall(
+        f"03 merge in {dtype}",
+        lambda dtype=dtype: measure_fidelity(recipe, run, "sft", dtype))
 
 # %% [markdown]
 # - **cosine**: does the stored change point where the adapter points?
@@ -659,7 +686,7 @@ for dtype in ("float32", "bfloat16"):
 # %%
 figure = plots.plot_merge_fidelity(
     reports, title="SFT: what the merge keeps of the update",
-    note=None if session.provenance("merge/sft") == "live" else where,
+    note=note,
 )
 plots.show(figure, (
     "Bars of cosine and norm kept for a merge in fp32 and in bf16; one is "
@@ -694,10 +721,7 @@ table
 #   first that was lost, the first that stayed wrong
 
 # %%
-from helpers.models import model_path
-
-tuned, tokenizer = load_model(recipe, model_path(recipe, run, "sft"))
-after = answer_dev(tuned, tokenizer, "sft on dev")
+after = recall_answers("sft")
 
 # %% [markdown]
 # - The rule, as a function

@@ -147,7 +147,7 @@ pd.DataFrame(
 # - Look at some before training on them
 
 # %%
-from helpers.records import PairRow, read_records
+from helpers.records import Completion, PairRow, read_records
 
 pairs = read_records(run.file("pairs.jsonl"), PairRow)
 pair = pairs[0]
@@ -164,9 +164,7 @@ print("\nREJECTED\n" + pair.rejected)
 # - So count what differs, over all pairs
 
 # %%
-from helpers.models import load_model, model_path
-
-model, tokenizer = load_model(recipe, model_path(recipe, run, "sft"))
+model, tokenizer = session.load("sft")  # a replay has no model
 
 
 def count_tokens(texts):
@@ -187,7 +185,8 @@ lengths = {
 s = recipe.sampling
 figure = plots.plot_length_histogram(
     lengths, cap=s.max_new_tokens, title="Length of the two sides",
-    subtitle=f"base, temperature {s.temperature}, top_p {s.top_p}",
+    subtitle=f"{recipe.sampled_model}, temperature {s.temperature}, "
+    f"top_p {s.top_p}",
 )
 figure.axes[0].set_ylabel("answers")
 plots.show(figure, (
@@ -249,15 +248,22 @@ from helpers.dpo_trainer import measure_start_loss
 from helpers.guards import LN2, check_dpo_start
 
 kept = [pairs[i] for i in check.kept][:32]
-trainer = dpo_stage.build_trainer(
-    recipe, config, model, tokenizer, kept, Path(mkdtemp())
-)
+
+
+def build_trainer():
+    """TRL's trainer with a fresh adapter on the SFT model."""
+    return dpo_stage.build_trainer(
+        recipe, config, model, tokenizer, kept, Path(mkdtemp()))
+
+
+trainer = None if session.mode == "replay" else build_trainer()
 
 # %% [markdown]
 # - The loss of the first pairs, before any step
 
 # %%
-start_loss = measure_start_loss(trainer)
+start_loss = session.recall(
+    "04 start loss", lambda: measure_start_loss(trainer))
 check_dpo_start(start_loss)
 print(f"loss {start_loss:.4f}, ln 2 = {LN2:.4f}")
 
@@ -272,13 +278,20 @@ print(f"loss {start_loss:.4f}, ln 2 = {LN2:.4f}")
 import torch
 from helpers.errors import LabError
 
-torch.manual_seed(SEED)
-with torch.no_grad():
-    for name, weight in trainer.model.named_parameters():
-        if "lora_B" in name:
-            weight.normal_(std=0.02)
+
+
+def measure_wrong_start():
+    """The loss with noise in the adapter, before any step."""
+    torch.manual_seed(SEED)
+    with torch.no_grad():
+        for name, weight in trainer.model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.02)
+    return measure_start_loss(trainer)
+
+
 try:
-    check_dpo_start(measure_start_loss(trainer))
+    check_dpo_start(session.recall("04 wrong start", measure_wrong_start))
     print("accepted")
 except LabError as error:
     print(error)
@@ -299,10 +312,17 @@ except LabError as error:
 
 # %%
 del trainer
-clock = time.perf_counter()
-smoke = dpo_stage.run_dpo(recipe, run, smoke_steps=3)
-took = time.perf_counter() - clock
-print(f"{smoke['steps']} steps in {took:.1f} s, preparation included")
+
+
+def smoke():
+    """Steps and seconds of a smoke run."""
+    clock = time.perf_counter()
+    steps = dpo_stage.run_dpo(recipe, run, smoke_steps=3)["steps"]
+    return steps, time.perf_counter() - clock
+
+
+steps, took = session.recall("04 smoke run", smoke)
+print(f"{steps} steps in {took:.1f} s, preparation included")
 
 # %% [markdown]
 # - What it proves: template, reference, memory and disk are in order
@@ -342,7 +362,8 @@ pd.DataFrame({
 # - First ours
 
 # %%
-metrics = {"dpo": dpo_stage.run_dpo(recipe, run)}
+metrics = {"dpo": session.recall(
+    "dpo", lambda: dpo_stage.run_dpo(recipe, run))}
 print(session.provenance("dpo"))
 
 # %% [markdown]
@@ -350,8 +371,9 @@ print(session.provenance("dpo"))
 # - Listen to what the monitor says on the way
 
 # %%
-metrics["dpo-published"] = dpo_stage.run_dpo(
-    recipe, run, variant="published")
+metrics["dpo-published"] = session.recall(
+    "dpo-published",
+    lambda: dpo_stage.run_dpo(recipe, run, variant="published"))
 where = session.provenance(*VARIANTS)
 note = None if where == "live" else where
 print(where)
@@ -501,12 +523,17 @@ for step in range(1, 9):
 # - Compare the two numbers *before* you pay
 
 # %%
-medians = [
-    p.detach().abs().median().item()
-    for name, p in model.named_parameters()
-    if "proj" in name and "lora" not in name and p.is_floating_point()
-]
-typical = float(np.median(medians or [0.02]))
+def measure_typical():
+    """The median over the projections of their median weight."""
+    medians = [
+        p.detach().abs().median().item()
+        for name, p in model.named_parameters()
+        if "proj" in name and "lora" not in name and p.is_floating_point()
+    ]
+    return float(np.median(medians or [0.02]))
+
+
+typical = session.recall("04 typical weight", measure_typical)
 print(f"a typical weight of this model: {typical:.3f}")
 
 # %% [markdown]
@@ -539,7 +566,8 @@ from helpers import merge
 
 reports = {}
 for tag in VARIANTS:
-    fidelity = merge.run_merge(recipe, run, tag)
+    fidelity = session.recall(
+        f"merge/{tag}", lambda tag=tag: merge.run_merge(recipe, run, tag))
     reports[f"{tag}, {fidelity['dtype']}"] = fidelity
 
 # %% [markdown]
@@ -549,9 +577,9 @@ for tag in VARIANTS:
 
 # %%
 for tag in VARIANTS:
-    reports[f"{tag}, bf16"] = merge.measure_fidelity(
-        recipe, run, tag, "bfloat16"
-    )
+    reports[f"{tag}, bf16"] = session.recall(
+        f"04 {tag} merged in bf16",
+        lambda tag=tag: merge.measure_fidelity(recipe, run, tag, "bfloat16"))
 
 # %% [markdown]
 # - Blue: does the stored change still point the same way?
@@ -606,7 +634,7 @@ table
 # %%
 from helpers.problems import load_problems
 
-FEW = 200
+FEW = recipe.course.dev
 asked = load_problems(recipe.data.dev)[:FEW]
 gold = {p.id: p.answer for p in asked}
 cap = recipe.evaluate.max_new_tokens
@@ -622,8 +650,8 @@ from helpers.sampling import grade_texts, make_requests
 
 
 def answer_dev(tag):
-    """Graded greedy responses of a model by problem."""
-    model, tokenizer = load_model(recipe, model_path(recipe, run, tag))
+    """Graded greedy responses of a model."""
+    model, tokenizer = session.load(tag)
     requests = make_requests(
         asked, tokenizer, recipe.data.prompt_template, n=1,
         run_seed=recipe.seed, temperature=0.0, top_p=1.0,
@@ -631,15 +659,20 @@ def answer_dev(tag):
     )
     stream = make_engine(recipe, model, tokenizer).sample(requests)
     texts = list(tqdm(stream, total=len(requests), desc=f"{tag} on dev"))
-    graded = {r.problem_id: r for r in grade_texts(texts, gold)}
-    return {p.id: graded[p.id] for p in asked}
+    return grade_texts(texts, gold)
 
 
 # %% [markdown]
 # - Three times the same questions
 
 # %%
-answers = {tag: answer_dev(tag) for tag in TAGS}
+answers = {}
+for tag in TAGS:
+    graded = session.recall(
+        f"04 {tag} on dev", lambda tag=tag: answer_dev(tag),
+        rows=Completion)
+    found = {row.problem_id: row for row in graded}
+    answers[tag] = {p.id: found[p.id] for p in asked}
 
 # %% [markdown]
 # ### Three samples
@@ -795,12 +828,173 @@ display(Markdown(
 ))
 
 # %% [markdown]
-# - Three texts, three stories about one knob: so measure it (exercise 2)
-# - The other half of that proposal, a larger learning rate and more steps,
-#   is sound: section 8 shows why
+# - Three texts, three stories about one knob: so it was measured
 
 # %% [markdown]
-# ## 12. The honest caveat
+# ## 12. Measured: learning rate × β × steps
+#
+# - `mathslm dpo-sweep` trains one setting after the other on the same SFT
+#   model and the same pairs
+# - Each answers the same dev problems twice: **unmerged**, and **merged in
+#   bf16**, the way large models are stored
+# - It takes an hour on two cores, so it is recorded; exercise 2 runs a part
+#   of it
+
+# %%
+from helpers import dpo_rule
+
+sweep = read_json(DATA_DIR / "measured" / "pocket" / "dpo_sweep.json")
+sweep_note = plots.recorded_on(sweep["manifest"])
+rule = dpo_rule.StopRule(**sweep["rule"])
+runs = {(r["learning_rate"], r["beta"], r["steps"]): r
+        for r in sweep["rows"]}
+print(len(runs), "runs,", sweep_note)
+
+# %% [markdown]
+# - A dot is a run: how far its pairs will be apart, **projected** from its
+#   first steps, and how many dev verdicts its evaluation changed
+# - Below the dotted line too few changed for any test to call it an effect
+
+# %%
+groups = {}
+for (rate, _, _), r in sorted(runs.items()):
+    dots = groups.setdefault(f"learning rate {rate:g}", [])
+    changed = r["unmerged"]["won"] + r["unmerged"]["lost"]
+    dots.append((dpo_rule.project_nats(r, rule.step), changed))
+figure = plots.plot_dpo_sweep(
+    groups, threshold=rule.nats, silent=dpo_rule.largest_silent(),
+    title="The margin tells early what the evaluation will show",
+    subtitle=f"margin over β seen at step {rule.step}; pocket, greedy",
+    note=sweep_note,
+)
+plots.show(figure, (
+    "Dots, one a run: the margin in nats as projected early against the "
+    "number of dev verdicts that changed. Runs with a small learning rate "
+    "lie at the lower left. A dashed vertical line is the stop rule. The "
+    "numbers are in the table below."
+))
+
+# %% [markdown]
+# The numbers of the figure, and what merging in bf16 makes of them:
+
+# %%
+def describe_run(r):
+    """A row of the table: how far, how many answers, what bf16 keeps."""
+    plain, stored = r["unmerged"], r["merged_bf16"]
+    return {
+        "projected margin": f"{dpo_rule.project_nats(r, rule.step):.2g}",
+        "KL a token": f"{r['kl_per_token']:.1g}",
+        "won − lost": f"{plain['won']} − {plain['lost']}",
+        "p": format_p(plain["p_value"]),
+        "in bf16": f"{stored['won']} − {stored['lost']}",
+        "update kept (cosine)": f"{r['update_kept_bf16']['cosine']:.2f}",
+    }
+
+
+from helpers.stats import format_p
+
+table = pd.DataFrame({k: describe_run(r) for k, r in runs.items()}).T
+table.rename_axis(["learning rate", "β", "steps"])
+
+# %% [markdown]
+# - The published settings, the author's own untested remedy, and the same
+#   remedy with the β that was blamed
+
+# %%
+def say_run(label, rate, beta, steps):
+    """One line: what dev showed of a setting."""
+    r = runs[rate, beta, steps]
+    plain = r["unmerged"]
+    verdict = ("a no-op" if dpo_rule.is_noop(r) else
+               f"p = {format_p(plain['p_value'])}")
+    return (f"- {label} ({rate:g}, β {beta:g}, {steps} steps): won "
+            f"{plain['won']}, lost {plain['lost']} of {r['n']}: {verdict}")
+
+
+old = theirs.fact("dpo.learning_rate").value, theirs.fact("dpo.beta").value
+new = theirs.fact("dpo.rerun_learning_rate").value
+STEPS = theirs.fact("dpo.rerun_steps").value
+display(Markdown("\n".join([
+    say_run("published", *old, 60),
+    say_run("remedy", new, wish.value, STEPS),
+    say_run("remedy, old β", new, old[1], STEPS),
+    say_run("ours, as many steps", 2e-4, old[1], STEPS),
+]) + f"\n\n*{sweep_note}*"))
+
+# %% [markdown]
+# ### Nothing learnt, or rounded away?
+#
+# - Count dev *texts* that differ from SFT's, unmerged and in bf16
+# - If rounding were the reason, the unmerged model would differ
+
+# %%
+rows = [
+    (f"{rate:g}", b, n, r["unmerged"]["texts_changed"],
+     r["merged_bf16"]["texts_changed"],
+     f"{r['update_kept_bf16']['norm_kept']:.0%}")
+    for (rate, b, n), r in runs.items() if b == old[1]
+]
+columns = ["learning rate", "β", "steps", "texts, unmerged",
+           "texts, in bf16", "length of the update kept"]
+pd.DataFrame(rows, columns=columns).set_index(columns[:3])
+
+# %% [markdown]
+# - Read the first rows: bf16 keeps a small part of a timid update, yet the
+#   unmerged model answers as before too
+# - So on this model the learning rate decided, and rounding came second
+
+# %% [markdown]
+# ### What β did
+#
+# - Same learning rate, same steps: only β differs
+
+# %%
+rows = [
+    (b, f"{r['margin']:.3f}", f"{r['margin'] / b:.2f}",
+     f"{r['kl_per_token']:.1g}", r["unmerged"]["won"],
+     r["unmerged"]["lost"])
+    for (rate, b, n), r in sorted(runs.items())
+    if (rate, n) == (2e-4, STEPS)
+]
+columns = ["β", "margin (β·nats)", "margin (nats)", "KL a token", "won",
+           "lost"]
+pd.DataFrame(rows, columns=columns).set_index("β")
+
+# %% [markdown]
+# - The logged margin grows with β because it is *multiplied* by it
+# - Divided by β it says how far the answers really moved
+
+# %% [markdown]
+# ### Stop early
+#
+# - The rule: after some steps, take the mean margin over β, times planned
+#   steps over steps done; is that below a threshold?
+# - Then stop: the evaluation will show nothing
+# - Step and threshold were derived from the runs above, and tested on runs
+#   of other seeds that took no part
+
+# %%
+def say_check(label, c):
+    """What the rule did on a group of runs."""
+    return (f"- {label}: right in {proportion(c['right'], c['runs'])}; "
+            f"stopped {c['stopped']}, of those wrongly "
+            f"{c['stopped_wrongly']}; missed {c['missed']}; saved "
+            f"{c['steps_saved']} of {c['steps']} steps")
+
+
+display(Markdown(
+    f"- the rule: at step {rule.step}, stop below {rule.nats:.2g} nats\n"
+    + say_check("runs it was derived from", sweep["derived_on"]) + "\n"
+    + say_check("runs of other seeds", sweep["held_out"])
+    + f"\n\n*{sweep_note}*"
+))
+
+# %% [markdown]
+# - A small model on easy problems: the threshold is this model's, the way to
+#   find it is general
+
+# %% [markdown]
+# ## 13. The honest caveat
 #
 # - Dev again: our settings were chosen on it; the test sets come next
 # - A pair holds one right and one wrong answer of *easy enough* problems;
@@ -832,9 +1026,9 @@ display(Markdown("\n".join(
 #
 # 1. **Basic.** Swap chosen and rejected in ten pairs of a copy of
 #    `pairs.jsonl`. Which curve shows it, and after how many steps?
-# 2. **Stretch.** Measure what β does: three values, everything else equal,
-#    a new `RUN_DIR` each. Report how far the chosen answers moved from the
-#    reference in nats, not only the accuracy.
+# 2. **Stretch.** Where between two learning rates of section 12 does the
+#    first effect appear? `mathslm dpo-sweep --run-dir runs/pocket
+#    --learning-rates 1e-4 --betas 0.1 --steps 60 --dev 200`
 # 3. **Open.** Is it the arithmetic or the length? Build pairs in which both
 #    sides have nearly the same length, train, and compare on dev with an
 #    interval. How many pairs would you need to be sure?

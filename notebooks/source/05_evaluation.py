@@ -16,6 +16,8 @@
 # - score models on four test sets and print each score with its interval
 # - compare two models on the same problems, paired, with an exact test
 # - tell a wrong answer from a cut one and from a missing one
+# - say from stored responses what another token cap would have given
+# - tell what one sample shows from what several could show
 # - say what a published table of percentages can carry and what it cannot
 # - compute how many problems a claimed effect would need
 #
@@ -57,8 +59,9 @@ from helpers.session import start
 TAGS = ("base", "sft", "dpo", "dpo-published")
 session = start(
     TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES,
-    needs=[f"merge/{tag}" for tag in TAGS[1:]],
-    makes=[f"evaluate/{tag}" for tag in TAGS],
+    needs=["distill", *(f"merge/{tag}" for tag in TAGS[1:])],
+    makes=[*(f"evaluate/{tag}" for tag in TAGS),
+           "evaluate-t1/base", "evaluate-t1/sft"],
 )
 recipe, run = session.recipe, session.run
 
@@ -142,7 +145,11 @@ print(decoding)
 # %%
 from helpers.evaluate import load_results, run_evaluate
 
-metrics = run_evaluate(recipe, run, TAGS)
+metrics = {
+    tag: session.recall(f"evaluate/{tag}", lambda tag=tag: run_evaluate(
+        recipe, run, (tag,))[tag])
+    for tag in TAGS
+}
 where = session.provenance(*(f"evaluate/{tag}" for tag in TAGS))
 note = None if where == "live" else where
 print(where)
@@ -392,8 +399,10 @@ for name in problems:
 # ### One number over all sets?
 #
 # - A mean over sets weighs the few hard problems like the many main ones
-# - It hides where a change happened; but it is often quoted, so here it is,
-#   with its interval
+# - It hides where a change happened; but it is often quoted, so here it is
+# - The interval is a **paired bootstrap**: draw the problems of each set
+#   again, with both models' results on each, and look how the mean moves
+# - The p comes from exchanging the two models' results, problem by problem
 
 # %%
 from helpers.stats import macro_compare
@@ -401,8 +410,8 @@ from helpers.stats import macro_compare
 lines = []
 for before, after in STEPS:
     step = f"{before} → {after}"
-    mean, p_value = macro_compare([pairs[step, x] for x in problems])
-    lines.append(f"- {step}: {mean}, {format_p(p_value)}")
+    mean = macro_compare([pairs[step, name] for name in problems])
+    lines.append("- " + mean.sentence(before, after))
 display(Markdown("\n".join(lines)))
 
 # %% [markdown]
@@ -429,6 +438,31 @@ table
 
 # %% [markdown]
 # - What was below 0.05 alone and is not any more was a look too many
+
+# %% [markdown]
+# ### The best of many checkpoints
+#
+# - Scoring many checkpoints on the test set and reporting the best one is
+#   also a look too many, only a hidden one
+# - A published case: 21 checkpoints, two small contest sets, and the best
+#   scores in the headline
+
+# %%
+from helpers.published import load_published
+from helpers.stats import say_selection
+
+rs = load_published("open-rs")
+tried = len(rs.table("checkpoints").rows)
+for name, model in (("AIME24", "Open-RS3"), ("AMC23", "Open-RS2")):
+    top, start_at = rs.grid()[model][name], rs.grid()["base"][name]
+    told = say_selection(
+        tried, proportion(top.k, top.n), start_at.percent / 100)
+    display(Markdown(f"- {name}: {told}"))
+display(Markdown(f"*{rs.credit}*"))
+
+# %% [markdown]
+# - The cure costs nothing: choose the checkpoint on a dev set, open the test
+#   set once
 
 # %% [markdown]
 # ## 7. Look at flips
@@ -564,10 +598,202 @@ if finished:
 # %% [markdown]
 # - A selected part, so a hint and no result: which problems are in it
 #   depends on the models
-# - The clean way is a second evaluation with a larger cap (exercise 2)
 
 # %% [markdown]
-# ## 9. What so few problems can say
+# ### Any smaller cap, for nothing
+#
+# - A greedy response under a smaller cap is the *beginning* of the one under
+#   a larger cap
+# - So cut what is stored, grade it again, and have the score at every cap:
+#   no model is asked
+
+# %%
+from helpers.caps import measure_caps, split_change
+
+curves = {
+    tag: measure_caps(run, tag, MAIN, session.tokenizer)
+    for tag in TAGS[:3]
+}
+figure = plots.plot_caps(
+    curves, title=f"Accuracy on {MAIN} against the cap",
+    subtitle=f"{how}, cut after sampling and graded again", note=note,
+)
+plots.show(figure, (
+    "Stacked bars over the token cap, one panel a model: right, finished "
+    "but wrong, cut, no answer. The numbers are in the table below."
+))
+
+# %% [markdown]
+# The numbers of the figure: right, and in brackets what was cut and wrong
+
+# %%
+pd.DataFrame({
+    tag: {p.cap: f"{p.score} ({p.truncated_wrong} cut)" for p in points}
+    for tag, points in curves.items()
+}).rename_axis("cap")
+
+# %% [markdown]
+# - At which cap does a curve stop rising? Above it tokens buy nothing
+# - Do the curves of two models *cross*? Then "which is better" depends on
+#   the cap, and a table of scores must say it
+
+# %% [markdown]
+# - A cut response may be right by luck: its last number counts. So a curve
+#   may even fall a little where the cap grows
+
+# %% [markdown]
+# ### Is a drop only truncation?
+#
+# - A published model lost points on an easy set; were its answers worse, or
+#   only longer than the cap?
+# - Stored results settle it: count the lost problems that were cut, and ask
+#   what the change would be had **all** cut responses been right
+
+# %%
+lines = []
+for name in problems:
+    for before, after in STEPS[:2]:
+        split = split_change(results[before][name], results[after][name])
+        lines.append("- " + split.sentence(before, after, name))
+display(Markdown("\n".join(lines)))
+
+# %% [markdown]
+# - That is a bound, so it can clear the cap of suspicion for good
+# - It cannot convict it: for that, evaluate with a larger cap (exercise 2)
+
+# %% [markdown]
+# ## 9. Several samples
+#
+# - Greedy shows one answer; self-distillation drew several and kept the
+#   right ones
+# - So what the base model can reach with several samples is what it could
+#   learn from: **pass@k**, the chance that one of k samples is right
+
+# %% [markdown]
+# - The samples that were harvested are still there, on the training
+#   problems: nothing is drawn again
+
+# %%
+from helpers.harvest import group_samples
+from helpers.records import Completion, read_records
+from helpers.sampled import pass_curve
+
+drawn = read_records(run.file("samples", "distill.jsonl"), Completion)
+asked = {row.problem_id for row in drawn}
+train = [p for p in load_problems(recipe.data.train) if p.id in asked]
+harvest = pass_curve(group_samples(drawn, train))
+print("harvested from:", recipe.sampled_model)
+for k, found in harvest.items():
+    print(f"pass@{k}: {found}")
+
+# %% [markdown]
+# - Training problems cannot show what SFT learned: it has seen their answers
+# - So base and SFT answer the main set several times, at temperature 1
+# - Each sample has a seed of its own, and a line of its own in the folder;
+#   the greedy results lie beside it, untouched
+
+# %%
+N = recipe.course.samples
+reached = {
+    tag: session.recall(f"evaluate-t1/{tag}", lambda tag=tag: run_evaluate(
+        recipe, run, (tag,), benchmarks=[MAIN], n=N, temperature=1.0)[tag])
+    for tag in ("base", "sft")
+}
+
+# %%
+from helpers.results import load_samples
+
+samples = {
+    tag: load_samples(run, tag, MAIN, n=N, temperature=1.0)
+    for tag in reached
+}
+reach = {tag: pass_curve(found) for tag, found in samples.items()}
+figure = plots.plot_pass_at_k(
+    reach, title=f"What k samples can reach on {MAIN}",
+    subtitle=f"temperature 1, {N} samples each", note=note,
+)
+plots.show(figure, (
+    "Two lines over k, pass@k of base and of SFT, with 95 % bands. The "
+    "numbers are in the table below."
+))
+
+# %% [markdown]
+# The numbers of the figure:
+
+# %%
+pd.DataFrame({
+    tag: {f"pass@{k}": str(found) for k, found in curve.items()}
+    for tag, curve in reach.items()
+}).rename_axis(f"on {MAIN}")
+
+# %% [markdown]
+# - The intervals are over *problems*: samples of one problem are alike, and
+#   counting them as independent would make every interval too narrow
+
+# %% [markdown]
+# - Read it slantwise: from pass@1 of base up to pass@k of base is the room
+#   that self-distillation had; pass@1 of SFT says how far it came
+
+# %%
+base, sft = reach["base"], reach["sft"]
+print(f"pass@1 of base: {base[1]}\npass@{N} of base: {base[N]}\n"
+      f"pass@1 of sft:  {sft[1]}\npass@{N} of sft:  {sft[N]}")
+print("the lines", "draw together" if sft[N].value - sft[1].value
+      < base[N].value - base[1].value else "stay apart")
+
+# %% [markdown]
+# - Where pass@1 rises more than pass@k, SFT made the model *surer* of what
+#   it could already find, rather than able to find more
+# - pass@k is a guide to the room and no wall: what k samples never held may
+#   still be learned from problems that resemble it
+
+# %% [markdown]
+# ### Choosing among samples
+#
+# - pass@k needs somebody who knows the right answer; at the exam nobody does
+# - **Majority vote**: take the answer that most samples give; equivalent
+#   spellings count as one
+# - **Best of n**: take the sample that the model itself found most probable,
+#   by the mean log-probability of its tokens
+
+# %%
+from helpers.sampled import summarize_samples
+
+rows = {}
+for tag, found in samples.items():
+    row = summarize_samples(found, N)
+    greedy, n = metrics[tag][MAIN], row["problems"]
+    best = row["best_of"]
+    rows[tag] = {
+        "greedy": str(proportion(greedy["k"], greedy["n"])),
+        "majority vote": str(proportion(row["majority"], n)),
+        "best of n": "–" if best is None else str(proportion(best, n)),
+    }
+pd.DataFrame(rows).rename_axis(f"on {MAIN}, {N} samples")
+
+# %% [markdown]
+# - A perfect chooser would get pass@k: compare the two with it
+# - A vote wins where the right answer is the most common one, not where it
+#   is merely among the samples; with few samples many votes are ties, and
+#   the first answer wins them
+# - The model's confidence does not know the gold answer; where it chooses
+#   well, what this model is sure of is more often right. Look it up for each
+#   model, never assume it
+
+# %% [markdown]
+# - More samples than are kept? That is refused: k of what was never drawn
+#   would be made up
+
+# %%
+from helpers.sampled import pass_at_k
+
+try:
+    pass_at_k(samples["base"], 2 * N)
+except LabError as error:
+    print(error)
+
+# %% [markdown]
+# ## 10. What so few problems can say
 #
 # - The hard set is as small as the published contest set whose part it
 #   plays
@@ -603,15 +829,13 @@ pd.DataFrame(
 # - Such a set can show a miracle or a disaster, and nothing in between
 
 # %% [markdown]
-# ## 10. The published grid beside ours
+# ## 11. The published grid beside ours
 #
 # - A 7B model on eight large cards, the same pipeline, the same roles
 # - The write-up gives percentages only; the intervals are ours, from its
 #   counts
 
 # %%
-from helpers.published import load_published
-
 theirs = load_published("math-slm")
 grid = {
     tag: {name: proportion(s.k, s.n) for name, s in row.items()}
@@ -645,20 +869,14 @@ display(Markdown(f"*{theirs.credit}*"))
 #   p that any paired table with this difference in totals can have
 
 # %%
-from helpers.stats import newcombe_difference, paired_bound, z_test_p
+from helpers.stats import WORDS, judge_claim, newcombe_difference
 
 
 def judge(before, after):
     """What two published scores can carry."""
-    bound = paired_bound(before.k, after.k, before.n)
-    p_value = z_test_p(before, after)
-    verdict = "needs the results per problem"
-    if p_value < 0.05:
-        verdict = "carried, even unpaired"
-    elif bound.smallest_p >= 0.05:
-        verdict = "cannot be shown with this set"
-    return (str(newcombe_difference(before, after)), format_p(p_value),
-            format_p(bound.smallest_p), verdict)
+    claim = judge_claim(before, after)
+    return (str(claim.change), format_p(claim.z_p),
+            format_p(claim.bound.smallest_p), WORDS[claim.verdict])
 
 
 # %% [markdown]
@@ -721,7 +939,7 @@ columns = ["ours", "base → sft, paired", "published",
 pd.DataFrame(rows, columns=columns).set_index("ours")
 
 # %% [markdown]
-# ## 11. Other seeds
+# ## 12. Other seeds
 #
 # - An interval over problems answers: would it hold for other problems?
 # - It does not answer: would it hold for another training run?
@@ -807,7 +1025,7 @@ for name, found in gains.items():
 # - A gain that is smaller than the spread over seeds is luck of the draw
 
 # %% [markdown]
-# ## 12. How many problems would it take?
+# ## 13. How many problems would it take?
 #
 # - A claimed change and a wish: to find it four times in five (power 0.8)
 
@@ -857,7 +1075,7 @@ pd.DataFrame(rows, columns=columns).set_index("our step")
 #   run is paid for
 
 # %% [markdown]
-# ## 13. The honest caveat
+# ## 14. The honest caveat
 #
 # - Test sets are opened once: if you now change a setting because of a
 #   number on this page, this page has become a dev set
@@ -865,15 +1083,17 @@ pd.DataFrame(rows, columns=columns).set_index("our step")
 #   holds here need not hold there
 
 # %% [markdown]
-# - Greedy with one cap is one way of asking; another cap or a vote over
-#   samples can turn an order around
+# - Greedy with one cap is one way of asking; sections 8 and 9 show others,
+#   and an order of models can turn around between them
 # - A grader gave all verdicts: its blind spots are in every row
 
 # %% [markdown]
-# ## 14. The report
+# ## 15. The report
 #
 # - One page with all of this, for those who were not here: it reads the run
-#   folder only and computes nothing new
+#   folder and asks no model
+# - `--markdown` writes it for a README, `--lm-eval` writes every result in
+#   the format of lm-evaluation-harness
 
 # %%
 from helpers.report import write_report
@@ -895,7 +1115,7 @@ phases = {p["phase"]: p["seconds"] for p in run.ledger()}
 display(Markdown("\n".join(
     [f"- wall time: {took:.0f} s"]
     + [f"- the stage `{name}`, when it was made: {phases[name]:.0f} s"
-       for name in (f"evaluate/{tag}" for tag in TAGS) if name in phases]
+       for name in phases if name.startswith("evaluate")]
     + [f"- memory of this kernel: {held:.1f} GiB"]
 )))
 
@@ -921,10 +1141,13 @@ display(Markdown("\n".join(
 # - **McNemar's exact test**: are flips won and lost like a coin's toss?
 # - **Holm's method**: pays for many looks
 # - **truncated-wrong**: cut at the cap; a matter of length
+# - **pass@k**: the chance that one of k samples is right
+# - **bootstrap**: draw the problems again, and see how far a mean moves
 # - **power**: the chance to find an effect that is there
 #
 # **Handed on:** `report.html`, with the grid, the paired tables and the
 # ledger.
 #
-# **Next:** nothing in this version. 06 will be about GRPO: rewards instead
-# of labels. The map is in [00 · Start here](00_start_here.ipynb).
+# **Next:** [07 · Scaling up](07_scaling_up.ipynb): the same course on large
+# cards. 06, GRPO, is not in this version. The map is in
+# [00 · Start here](00_start_here.ipynb).

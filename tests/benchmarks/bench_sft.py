@@ -72,7 +72,7 @@ def build_plain(recipe, model, tokenizer, rows, folder, **changes):
     return SFTTrainer(
         model=model,
         args=arguments,
-        train_dataset=make_dataset(tokenizer, rows),
+        train_dataset=make_dataset(tokenizer, rows, folder),
         processing_class=tokenizer,
         peft_config=build_lora(recipe.sft.lora, model),
     )
