@@ -336,4 +336,6 @@ def test_the_recorded_run_can_be_graded_again(tmp_path):
     for change in found.files:
         rows = read_records(run.file(change.name), Completion)
         name = change.name.rpartition("/")[2].removesuffix(".jsonl")
+        if "." in name:
+            continue  # several samples a problem: other measures
         assert scores[name]["k"] == sum(row.correct for row in rows)

@@ -65,6 +65,7 @@ recipe, run = session.recipe, session.run
 
 # %%
 import time
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 from helpers.records import read_json

@@ -249,7 +249,8 @@ def prepare_rows():
     )
     sft_stage.check_trainer(trainer, tokenizer, few)
     first = trainer.train_dataset[0]
-    return {"ids": list(first["input_ids"]), "labels": list(first["labels"]),
+    return {"ids": list(first["input_ids"]),
+            "labels": list(first["labels"]),
             "parameters": trainer.model.get_nb_trainable_parameters()}
 
 

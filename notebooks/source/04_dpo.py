@@ -256,6 +256,10 @@ def build_trainer():
         recipe, config, model, tokenizer, kept, Path(mkdtemp()))
 
 
+# %% [markdown]
+# - In a replay there is nothing to train: the losses below were recorded
+
+# %%
 trainer = None if session.mode == "replay" else build_trainer()
 
 # %% [markdown]
@@ -290,6 +294,10 @@ def measure_wrong_start():
     return measure_start_loss(trainer)
 
 
+# %% [markdown]
+# - The guard, asked with that loss
+
+# %%
 try:
     check_dpo_start(session.recall("04 wrong start", measure_wrong_start))
     print("accepted")
@@ -321,6 +329,10 @@ def smoke():
     return steps, time.perf_counter() - clock
 
 
+# %% [markdown]
+# - Three steps, with everything around them
+
+# %%
 steps, took = session.recall("04 smoke run", smoke)
 print(f"{steps} steps in {took:.1f} s, preparation included")
 
@@ -533,6 +545,10 @@ def measure_typical():
     return float(np.median(medians or [0.02]))
 
 
+# %% [markdown]
+# - Its value for this model
+
+# %%
 typical = session.recall("04 typical weight", measure_typical)
 print(f"a typical weight of this model: {typical:.3f}")
 
@@ -911,6 +927,10 @@ def say_run(label, rate, beta, steps):
             f"{plain['won']}, lost {plain['lost']} of {r['n']}: {verdict}")
 
 
+# %% [markdown]
+# - Four settings side by side
+
+# %%
 old = theirs.fact("dpo.learning_rate").value, theirs.fact("dpo.beta").value
 new = theirs.fact("dpo.rerun_learning_rate").value
 STEPS = theirs.fact("dpo.rerun_steps").value
