@@ -595,7 +595,8 @@ for tag in VARIANTS:
 for tag in VARIANTS:
     reports[f"{tag}, bf16"] = session.recall(
         f"04 {tag} merged in bf16",
-        lambda tag=tag: merge.measure_fidelity(recipe, run, tag, "bfloat16"))
+        lambda tag=tag: merge.measure_fidelity(
+            recipe, run, tag, "bfloat16"))
 
 # %% [markdown]
 # - Blue: does the stored change still point the same way?
