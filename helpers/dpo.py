@@ -290,6 +290,7 @@ def summarise(
         "steps_per_epoch": count.per_epoch,
         "steps": trainer.state.global_step,
         "floor_steps": count.floor_total,
+        "trainable_parameters": trainer.model.get_nb_trainable_parameters()[0],
         "first_loss": losses[0],
         "last_loss": losses[-1],
         "margin": monitor.mean_margin,

@@ -123,6 +123,7 @@ def plot_dpo_sweep(
         )
     ax.set_xscale("log")
     ax.set_yscale("symlog", linthresh=5)
+    ax.set_ylim(bottom=-0.5)
     ax.axvline(threshold, color=INK, linestyle="--", linewidth=1)
     ax.axhline(silent + 0.5, color=MUTED, linestyle=":", linewidth=1)
     label = "margin at the end, projected early (nats)"

@@ -854,8 +854,7 @@ display(Markdown(
 #   model and the same pairs
 # - Each answers the same dev problems twice: **unmerged**, and **merged in
 #   bf16**, the way large models are stored
-# - It takes an hour on two cores, so it is recorded; exercise 2 runs a part
-#   of it
+# - It takes long, so it is recorded; exercise 2 runs a part of it
 
 # %%
 from helpers import dpo_rule
@@ -923,7 +922,7 @@ def say_run(label, rate, beta, steps):
     r = runs[rate, beta, steps]
     plain = r["unmerged"]
     verdict = ("a no-op" if dpo_rule.is_noop(r) else
-               f"p = {format_p(plain['p_value'])}")
+               format_p(plain["p_value"]))
     return (f"- {label} ({rate:g}, β {beta:g}, {steps} steps): won "
             f"{plain['won']}, lost {plain['lost']} of {r['n']}: {verdict}")
 
