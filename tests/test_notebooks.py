@@ -102,6 +102,13 @@ def test_code_cells_are_short_and_narrow(path):
 
 
 @every_notebook
+def test_models_come_through_the_session(path):
+    """A replay has no model; ``session.load`` knows that."""
+    for cell in list_cells(read(path), "code"):
+        assert "load_model(" not in cell.source
+
+
+@every_notebook
 def test_half_to_seven_tenths_are_text(path):
     notebook = read(path)
     text = len(list_cells(notebook, "markdown"))

@@ -190,7 +190,8 @@ table
 
 # %%
 added = int(table["trained, all"].sum())
-whole = sum(p.numel() for p in model.parameters())
+whole = session.recall(
+    "03 weights", lambda: sum(p.numel() for p in model.parameters()))
 display(Markdown(
     f"- trained: {added:,} weights, rank {lora.r}\n"
     f"- frozen: {whole:,} weights\n"
