@@ -41,7 +41,10 @@ def judge_set(name: str) -> Line:
         return Line("OK", title, "a local copy")
     copy = f"put a copy named {name}.jsonl into MATHSLM_DATA_DIR"
     if is_offline():
-        text = f"not here, and HF_HUB_OFFLINE is set. Do this: {copy}, or"
+        text = (
+            "not here, and the hub is not asked (no network, or "
+            f"HF_HUB_OFFLINE). Do this: {copy}, or"
+        )
         return Line("WARN", title, f"{text} fill the cache while connected.")
     text = f"comes from the hub ({source.hub_id}); without one: {copy}"
     return Line("WARN", title, text)

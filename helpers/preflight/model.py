@@ -95,7 +95,8 @@ def judge_hub_model(recipe: Recipe) -> list[Line]:
     elif is_offline():
         text = (
             f"{recipe.model.id} is neither a folder nor in the local cache, "
-            "and HF_HUB_OFFLINE is set. Do this: connect once, or set "
+            "and the hub is not asked (no network, or HF_HUB_OFFLINE). "
+            "Do this: connect once, or set "
             "MATHSLM_MODEL_DIR to a folder with a copy."
         )
         return [Line("FAIL", "model", text)]
