@@ -177,6 +177,9 @@ def test_ctrl_c_leaves_no_kernel_and_the_run_can_be_repeated(
     )
     write_notebook(notebooks / "00_record.ipynb", waiting)
     code = (
+        # a test started in the background of a shell inherits "ignore"
+        "import signal; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
         "import sys; from pathlib import Path; from helpers import cli, "
         "course; course.run_course.__kwdefaults__['folder'] = "
         f"Path({str(notebooks)!r}); cli.app(sys.argv[1:])"
