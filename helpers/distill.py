@@ -29,7 +29,6 @@ from helpers.harvest import (
 )
 from helpers.locks import require_unlocked
 from helpers.models import model_path
-from helpers.planner import find_shape, require_tensor_parallel
 from helpers.problems import hash_problems, load_problems
 from helpers.recipes import Recipe, recipe_hash
 from helpers.records import Problem, write_records
@@ -78,9 +77,6 @@ def run_distill(
         LabError: bad problem file, samples of other inputs in the folder, or
             samples that are copies of each other.
     """
-    tp = recipe.engine.tensor_parallel_size
-    if recipe.engine.name == "vllm" and tp and tp > 1:
-        require_tensor_parallel(find_shape(recipe.model.id), tp)
     problems = load_problems(recipe.data.train)
     wanted = smoke_steps or recipe.data.n_problems
     if smoke_steps is None and wanted > len(problems):

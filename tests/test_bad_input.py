@@ -284,3 +284,26 @@ def test_safetensors_own_words_for_a_full_disk(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert is_full(caught.value)
+
+
+@pytest.mark.parametrize("command", ["distill", "evaluate", "seeding"])
+def test_heads_that_do_not_divide_are_refused_before_data_is_asked_for(
+    mathslm, tmp_path, command
+):
+    """28 heads over 8 cards; the recipe's data are on the hub."""
+    size = ("--set", "engine.tensor_parallel_size=8")
+    result = mathslm(command, "--tier", "h100x8", *size)
+    check_refused(result, "28 attention heads are not divisible by 8")
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_model_of_unknown_shape_is_not_refused_for_its_size(
+    mathslm, tmp_path
+):
+    result = mathslm(
+        "distill", "--tier", "pocket", "--set", "engine.name=vllm",
+        "--set", "engine.tensor_parallel_size=2",
+        "--set", "model.id=someone/unknown",
+    )  # fmt: skip
+    assert "no shape of" not in result.output
+    assert result.exit_code == 2

@@ -106,7 +106,10 @@ def open_run(
     tier: str | None, run_dir: Path | None, sets: list[str] | None
 ) -> tuple[Recipe, RunDir]:
     """Check recipe and run folder; the folder is created when new."""
+    from helpers.planner.rule import check_engine
+
     recipe, folder = load_setup(tier, run_dir, sets)
+    check_engine(recipe)
     ranks.require_one_process()
     return recipe, RunDir.open(folder, recipe)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from helpers import guards
-from helpers.planner.shapes import ModelShape
+from helpers.errors import LabError
+from helpers.planner.shapes import ModelShape, find_shape
+from helpers.recipes import Recipe
 
 
 def _read_sizes(shape: ModelShape) -> dict[str, int]:
@@ -35,3 +37,22 @@ def require_tensor_parallel(shape: ModelShape, tp: int) -> None:
         LabError: names the number that does not divide, and the valid sizes.
     """
     guards.check_tensor_parallel(shape.name, tp, **_read_sizes(shape))
+
+
+def check_engine(recipe: Recipe) -> None:
+    """Refuse servers of a size that the recipe's model cannot be split in.
+
+    Needs neither the model nor the data, so it is asked before both. A model
+    of unknown shape is judged by its own config, when its servers start.
+
+    Raises:
+        LabError: see :func:`require_tensor_parallel`.
+    """
+    tp = recipe.engine.tensor_parallel_size
+    if recipe.engine.name != "vllm" or tp is None:
+        return
+    try:
+        shape = find_shape(recipe.model.id)
+    except LabError:
+        return
+    require_tensor_parallel(shape, tp)
