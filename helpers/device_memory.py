@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import LabError
+from helpers.ladder import Rung
 from helpers.recipes import Recipe
 
 OFFLOAD_SHARE = 0.8  # of the free memory, for layers; the rest is for work
@@ -21,11 +22,13 @@ def make_offload_folder() -> str:
     return tempfile.mkdtemp(prefix="mathslm-offload-")
 
 
-def map_layers(path: Path, revision: str | None, device: str) -> Any:
+def map_layers(
+    path: Path, revision: str | None, device: str, rung: Rung
+) -> Any:
     """Where each layer goes when not all fit: device first, then outside.
 
     Outside of a card is the machine's memory, of the machine's memory the
-    disk. What lies outside is not quantized, so it counts in full.
+    disk.
     """
     import torch
     from accelerate import infer_auto_device_map, init_empty_weights
@@ -37,9 +40,11 @@ def map_layers(path: Path, revision: str | None, device: str) -> Any:
     model.tie_weights()
     inside, outside = (0, "cpu") if device == "cuda" else (device, "disk")
     room = measure_free_memory(device)
-    # Four bits inside; embeddings and head, at the ends, stay in 16.
+    # Four bits inside, with room for what the making of them takes;
+    # embeddings and head, at the ends, are not quantized.
+    full = getattr(torch, rung.dtype)
     wide = {
-        name: torch.float16
+        name: full
         for name, _ in model.named_parameters()
         if ".layers." not in name
     }
@@ -47,7 +52,7 @@ def map_layers(path: Path, revision: str | None, device: str) -> Any:
         model,
         max_memory={inside: int(room * OFFLOAD_SHARE), outside: 1 << 50},
         no_split_module_classes=model._no_split_modules,
-        dtype=torch.int8,
+        dtype=torch.int8 if rung.quantization else full,
         special_dtypes=wide,
     )
 

@@ -3,6 +3,10 @@
 bf16 or fp16 → 8 bits → 4 bits (NF4, double quantization) → 4 bits with a
 part of the model outside the device → a smaller model of the recipe. Every
 attempt is told with its cost; any other error ends the walk at once.
+
+Outside of a card is the machine's memory. Outside of that is the disk, and
+there nothing is quantized: transformers leaves what a card does not hold in
+full precision, and bitsandbytes' weights cannot be taken from a disk.
 """
 
 from __future__ import annotations
@@ -96,7 +100,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def list_rungs(recipe: Recipe, *, base: bool, training: bool) -> list[Rung]:
+def list_rungs(
+    recipe: Recipe, *, base: bool, training: bool, device: str
+) -> list[Rung]:
     """The rungs from where the recipe starts, downwards.
 
     Without ``model.ladder`` there is one: what the recipe says.
@@ -107,18 +113,21 @@ def list_rungs(recipe: Recipe, *, base: bool, training: bool) -> list[Rung]:
             model that was merged in this run has no substitute.
         training: leave out offloading, with which accelerate refuses to
             train a quantized model.
+        device: "cuda", "mps" or "cpu".
     """
     config = recipe.model
     kind = config.quantization if base else config.merged_quantization
-    rungs = [Rung(config.dtype, kind, bool(config.offload))]
+    outside = None if device == "cpu" else "nf4"
     if not config.ladder:
-        return rungs
+        if config.offload:
+            kind = outside and kind
+        return [Rung(config.dtype, kind, bool(config.offload))]
     kinds = [None, "int8", "nf4"]
     if recipe.engine.name == "vllm" and kind != "int8":
         kinds.remove("int8")  # vLLM cannot make it while it loads
     rungs = [Rung(config.dtype, name) for name in kinds[kinds.index(kind) :]]
     if not training:
-        rungs.append(Rung(config.dtype, "nf4", offload=True))
+        rungs.append(Rung(config.dtype, outside, offload=True))
     if base and config.smaller:
         rungs.append(Rung(config.dtype, kind, model=config.smaller))
         if kind is None:

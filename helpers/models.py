@@ -148,7 +148,7 @@ def climb(
     room = 0
     if training and device == "cuda":
         room = measure_training_room(recipe, base)
-    rungs = list_rungs(recipe, base=base, training=training)
+    rungs = list_rungs(recipe, base=base, training=training, device=device)
 
     def load(rung: Rung) -> tuple[Any, Any]:
         loaded = load_rung(recipe, path, rung, device)
@@ -181,7 +181,7 @@ def load_rung(
     tokenizer = load_tokenizer(path, revision)
     place = {"": device} if rung.quantization else None
     if rung.offload:
-        place = map_layers(path, revision, device)
+        place = map_layers(path, revision, device, rung)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path.as_posix(),

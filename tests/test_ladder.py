@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helpers import ladder, models
+from helpers import device_memory, ladder, models
 from helpers.errors import LabError
 from helpers.ladder import Rung, is_out_of_memory, list_rungs, walk_ladder
 from helpers.records import read_json
@@ -49,36 +49,46 @@ def names(rungs):
 
 NF4 = "nf4, double quantization"
 OUTSIDE = f"{NF4}, part of it outside the device"
+ON_DISK = "bfloat16, part of it outside the device"
 
 
 def test_the_rungs_go_down(tiny_recipe):
     recipe = laddered(tiny_recipe, dtype="bfloat16", smaller="a/b")
-    found = names(list_rungs(recipe, base=True, training=False))
+    found = names(list_rungs(recipe, base=True, training=False, device="cuda"))
     small = ["a/b in bfloat16", f"a/b in {NF4}"]
     assert found == ["bfloat16", "int8", NF4, OUTSIDE, *small]
+    # outside of the machine's memory is the disk: nothing is quantized
+    found = names(list_rungs(recipe, base=False, training=False, device="cpu"))
+    assert found == ["bfloat16", "int8", NF4, ON_DISK]
     # accelerate refuses to train what lies outside the device
-    found = names(list_rungs(recipe, base=True, training=True))
+    found = names(list_rungs(recipe, base=True, training=True, device="cuda"))
     assert found == ["bfloat16", "int8", NF4, *small]
     # a merged model has no substitute
-    found = names(list_rungs(recipe, base=False, training=True))
+    found = names(list_rungs(recipe, base=False, training=True, device="cuda"))
     assert found == ["bfloat16", "int8", NF4]
 
 
 def test_the_walk_starts_where_the_recipe_says(tiny_recipe):
     recipe = laddered(tiny_recipe, quantization="nf4", smaller="a/b")
-    found = names(list_rungs(recipe, base=True, training=False))
+    found = names(list_rungs(recipe, base=True, training=False, device="cuda"))
     assert found == [NF4, OUTSIDE, f"a/b in {NF4}"]
     eight = change(recipe, merged_quantization="int8")
-    found = names(list_rungs(eight, base=False, training=True))
+    found = names(list_rungs(eight, base=False, training=True, device="cuda"))
     assert found == ["int8", NF4]
     alone = change(recipe, ladder=None)
-    assert names(list_rungs(alone, base=True, training=False)) == [NF4]
-    assert names(list_rungs(alone, base=False, training=False)) == ["float32"]
+    assert names(
+        list_rungs(alone, base=True, training=False, device="cuda")
+    ) == [NF4]
+    assert names(
+        list_rungs(alone, base=False, training=False, device="cuda")
+    ) == ["float32"]
 
 
 def test_vllm_has_no_8_bits(tiny_recipe):
     recipe = change(laddered(tiny_recipe), "engine", name="vllm")
-    assert names(list_rungs(recipe, base=True, training=True)) == [
+    assert names(
+        list_rungs(recipe, base=True, training=True, device="cuda")
+    ) == [
         "float32",
         NF4,
     ]
@@ -124,7 +134,7 @@ def test_any_other_error_is_raised_at_once(error):
 def test_each_rung_can_fail(tiny_recipe, falls, capsys):
     """Out of memory is injected on the first rungs, one more each time."""
     recipe = laddered(tiny_recipe, dtype="float16", smaller="a/b")
-    rungs = list_rungs(recipe, base=True, training=False)
+    rungs = list_rungs(recipe, base=True, training=False, device="cuda")
     tried = []
 
     def load(rung):
@@ -174,12 +184,13 @@ def test_what_failed_is_let_go_before_the_next_try():
     assert walk_ladder(rungs, load).loaded == "small"
 
 
-def fail_above(monkeypatch, kinds):
-    """Loading is out of memory on these kinds of quantization."""
+def fail_above(monkeypatch, kinds, *, offload=True):
+    """Out of memory on these kinds of quantization, with offloading too."""
     real = models.load_rung
 
     def load(recipe, path, rung, device):
-        if rung.quantization in kinds and not rung.model:
+        fails = rung.quantization in kinds and (offload or not rung.offload)
+        if fails and not rung.model:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried it.")
         return real(recipe, path, rung, device)
 
@@ -196,6 +207,30 @@ def test_load_model_goes_down_for_real(tiny_recipe, monkeypatch, capsys):
     assert f"{NF4}: holds" in said
     with pytest.raises(LabError, match="does not fit"):
         models.load_model(tiny_recipe)
+
+
+def test_what_does_not_fit_is_left_on_the_disk(
+    tiny_recipe, tiny_model_dir, monkeypatch, capsys
+):
+    """The rung before the last holds, and answers as the whole model does."""
+    pytest.importorskip("bitsandbytes")
+    whole, tokenizer = models.load_model(tiny_recipe)
+    monkeypatch.setattr(
+        device_memory, "measure_free_memory", lambda device: 120_000
+    )
+    fail_above(monkeypatch, {None, "int8", "nf4"}, offload=False)
+    way = models.climb(laddered(tiny_recipe, smaller="no/such"))
+    model, _ = way.loaded
+    assert way.rung.offload and len(way.attempts) == 4
+    places = set(model.hf_device_map.values())
+    assert places == {"cpu", "disk"}
+    on_disk = [p for p in model.parameters() if p.device.type == "meta"]
+    assert on_disk and len(on_disk) < len(list(model.parameters()))
+    text = tokenizer("1 + 1 =", return_tensors="pt")
+    with torch.no_grad():
+        same = torch.equal(whole(**text).logits, model(**text).logits)
+    assert same
+    assert "outside the device: holds" in capsys.readouterr().out
 
 
 def test_the_last_rung_is_a_smaller_model(
@@ -273,15 +308,17 @@ def test_several_processes_walk_no_ladder(tiny_recipe, run, monkeypatch):
 
 
 def test_layers_are_divided_when_not_all_fit(tiny_model_dir, monkeypatch):
-    from helpers import device_memory
+    def divide():
+        rung = Rung("float16", "nf4", offload=True)
+        return device_memory.map_layers(tiny_model_dir, None, "cpu", rung)
 
-    place = device_memory.map_layers(tiny_model_dir, None, "cpu")
+    place = divide()
     assert set(place.values()) == {"cpu"}
     # Room for the embeddings and one of the two layers.
     monkeypatch.setattr(
         device_memory, "measure_free_memory", lambda device: 46_000
     )
-    place = device_memory.map_layers(tiny_model_dir, None, "cpu")
+    place = divide()
     assert place["model.embed_tokens"] == "cpu"
     assert "disk" in place.values()
 
