@@ -16,7 +16,13 @@ from typing import Any
 from zipfile import is_zipfile
 
 from helpers.errors import LabError
-from helpers.records import disk_errors, read_json, write_json, write_text
+from helpers.records import (
+    choose_aside,
+    disk_errors,
+    read_json,
+    write_json,
+    write_text,
+)
 from helpers.runs import RunDir, hash_file
 
 LINEAGE = "lineage.json"  # in a merged model: hashes of its parts
@@ -111,9 +117,8 @@ def refuse_foreign(
 
 
 def _set_aside(folder: Path) -> None:
-    tag, old, number = folder.parent, folder.parents[1] / "old", 1
-    while (target := old / f"{number}-{tag.name}-begun").exists():
-        number += 1
+    tag = folder.parent
+    target = choose_aside(tag.parent, f"{tag.name}-begun")
     target.mkdir(parents=True)
     shutil.move(folder, target / folder.name)
 

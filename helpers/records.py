@@ -266,6 +266,14 @@ def is_full(error: BaseException) -> bool:
     return any(words in str(error) for words in SAVE_WORDS)
 
 
+def choose_aside(run: Path, word: str) -> Path:
+    """A new folder ``old/<n>-<word>`` of a run folder; not made yet."""
+    number = 1
+    while (folder := run / "old" / f"{number}-{word}").exists():
+        number += 1
+    return folder
+
+
 class disk_errors:
     """Context manager: a full or read-only disk becomes one clear message."""
 

@@ -28,6 +28,7 @@ from helpers.recipes import recipe_hash
 from helpers.records import (
     PairRow,
     SftRow,
+    choose_aside,
     iter_records,
     read_json,
     write_json,
@@ -38,7 +39,6 @@ from helpers.runs import RunDir, hash_file, resolve_data
 from helpers.sample_file import hash_text, iter_samples
 from helpers.verdicts import (
     FileChange,
-    choose_aside,
     keep_copy,
     regrade_file,
 )
@@ -109,7 +109,7 @@ def run_regrade(run: RunDir, *, harvest: bool = False) -> Regraded:
 
 
 def _regrade_all(run: RunDir, names: list[str], harvest: bool) -> Regraded:
-    aside = choose_aside(run)
+    aside = choose_aside(run.path, "regrade")
     out = Regraded([regrade_file(run, name, aside) for name in names])
     metrics = run.metrics()
     fresh = metrics | _measure_evaluations(run, metrics)

@@ -30,6 +30,7 @@ from helpers.errors import LabError
 from helpers.locks import hold_lock, is_first_rank
 from helpers.recipes import Recipe
 from helpers.records import (
+    choose_aside,
     disk_errors,
     measure_size,
     read_json,
@@ -222,9 +223,7 @@ class RunDir:
 
     def _set_aside(self, stage: str, record: Mapping[str, Any]) -> None:
         """Move a finished stage's outputs to ``old/<n>-<stage>``."""
-        number = 1
-        while (target := self.file("old", f"{number}-{stage}")).exists():
-            number += 1
+        target = choose_aside(self.path, stage)
         with disk_errors(target):
             for name in record["outputs"]:
                 source = self.file(name)

@@ -19,7 +19,7 @@ from helpers.grading import GRADER_VERSION
 from helpers.models import fit_recipe
 from helpers.prompts import TEMPLATES
 from helpers.recipes import Recipe
-from helpers.records import disk_errors, read_json, write_json
+from helpers.records import choose_aside, disk_errors, read_json, write_json
 from helpers.runs import RunDir, compare_inputs
 from helpers.sample_file import SampleFile
 from helpers.verdicts import renew_file
@@ -106,15 +106,8 @@ def open_samples(
     return samples
 
 
-def _choose_aside(run: RunDir, word: str) -> Path:
-    number = 1
-    while (folder := run.file("old", f"{number}-{word}")).exists():
-        number += 1
-    return folder
-
-
 def _set_aside(run: RunDir, name: str) -> None:
-    folder, source = _choose_aside(run, "begun"), run.file(name)
+    folder, source = choose_aside(run.path, "begun"), run.file(name)
     with disk_errors(folder):
         (folder / name).parent.mkdir(parents=True)
         shutil.move(source, folder / name)
@@ -123,7 +116,7 @@ def _set_aside(run: RunDir, name: str) -> None:
 def _drop_repeated(run: RunDir, name: str, samples: SampleFile) -> None:
     if not samples.repeated:
         return
-    folder = _choose_aside(run, "repeated")
+    folder = choose_aside(run.path, "repeated")
     if count := samples.drop_repeated(folder / name):
         print(
             f"{name}: {count} lines repeated a sample that was there. The "

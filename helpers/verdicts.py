@@ -24,6 +24,7 @@ from helpers.grading import grade_many
 from helpers.problems import load_problems
 from helpers.records import (
     Completion,
+    choose_aside,
     disk_errors,
     iter_records,
     read_records,
@@ -179,14 +180,6 @@ def _load_golds(run: RunDir, name: str) -> dict[str, str]:
     return {p.id: p.answer for p in load_problems(source)}
 
 
-def choose_aside(run: RunDir) -> Path:
-    """A new folder ``old/<n>-regrade`` of the run; not made yet."""
-    number = 1
-    while (folder := run.file("old", f"{number}-regrade")).exists():
-        number += 1
-    return folder
-
-
 def keep_copy(run: RunDir, name: str, aside: Path) -> None:
     """Copy a file of the run into ``aside`` before it is replaced."""
     with disk_errors(aside):
@@ -200,7 +193,7 @@ def renew_file(run: RunDir, name: str) -> None:
     Rows of another version are graded again first, without sampling. The
     file is replaced in one step; the one of before is kept in ``old/``.
     """
-    aside = choose_aside(run)
+    aside = choose_aside(run.path, "regrade")
     change = regrade_file(run, name, aside)
     before = " and ".join(sorted(change.versions))
     print(

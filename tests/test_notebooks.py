@@ -438,6 +438,58 @@ def test_a_second_run_loads_what_is_finished(small_run):
     assert {p: p.read_bytes() for p in list_stages(folder)} == before
 
 
+NO_MODEL = """\
+import sys
+
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name == "transformers.models.llama.modeling_llama":
+            raise RuntimeError("a replay loads no model")
+
+
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("tier", "first", "last"), [("pocket", "02", "05"), ("smol", "04", "05")]
+)
+def test_a_record_replays_without_a_model(
+    tier, first, last, tmp_path, monkeypatch
+):
+    """In kernels that cannot import the model's code."""
+    from helpers.course import choose_quick, run_course
+
+    if not (REPO_ROOT / "data/measured" / tier / "run").is_dir():
+        pytest.skip(f"no run of tier {tier} is recorded")
+    (tmp_path / "sitecustomize.py").write_text(NO_MODEL, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    recipe = load_recipe(tier)
+    page = run_course(
+        tier,
+        tmp_path / "run",
+        first=first,
+        last=last,
+        parameters={"RUN_MODE": "replay"},
+        overrides=choose_quick(recipe, []) if recipe.quick else [],
+        console=Console(file=io.StringIO()),
+    )
+    assert page.stat().st_size > 10_000
+    executed = sorted((tmp_path / "run" / "notebooks").glob("*.ipynb"))
+    assert len(executed) == int(last) - int(first) + 1
+    for path in executed:
+        shown = "\n".join(output_texts(read(path)))
+        assert re.search(r"recorded", shown), f"{path.stem} does not say so"
+    record = REPO_ROOT / "data/measured" / tier / "run"
+    ours, theirs = (
+        json.loads((folder / "metrics.json").read_text("utf-8"))
+        for folder in (tmp_path / "run", record)
+    )
+    assert ours["evaluate/sft"] == theirs["evaluate/sft"]
+
+
 def list_stages(folder):
     """Records of the finished stages."""
     return sorted(Path(folder, "stages").glob("*.json"))

@@ -6,7 +6,13 @@ import pytest
 
 from helpers import evaluate, grading, verdicts
 from helpers.errors import LabError
-from helpers.records import Completion, read_records, write_json, write_records
+from helpers.records import (
+    Completion,
+    choose_aside,
+    read_records,
+    write_json,
+    write_records,
+)
 from helpers.runs import compare_inputs
 from helpers.sample_store import open_samples
 
@@ -47,7 +53,7 @@ def forget(monkeypatch):
 
 
 def regrade(run, name=SAMPLES):
-    return verdicts.regrade_file(run, name, verdicts.choose_aside(run))
+    return verdicts.regrade_file(run, name, choose_aside(run.path, "regrade"))
 
 
 def test_rows_get_the_verdict_and_version_of_the_installed_grader(run):
