@@ -62,10 +62,15 @@ class EnoughDone(StoppingCriteria):
         return self.done | (self.done.sum() >= self.enough)
 
 
-def find_end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """All token ids that end a response, from checkpoint and tokenizer."""
+def find_end_ids(settings: Any, tokenizer: Any) -> list[int]:
+    """All token ids that end a response.
+
+    Args:
+        settings: the checkpoint's ``GenerationConfig``; None: it has none.
+        tokenizer: its end token comes first.
+    """
     found = [tokenizer.eos_token_id]
-    listed = getattr(model.generation_config, "eos_token_id", None)
+    listed = getattr(settings, "eos_token_id", None)
     found += listed if isinstance(listed, list) else [listed]
     ends = list(dict.fromkeys(i for i in found if i is not None))
     if not ends:

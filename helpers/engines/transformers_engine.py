@@ -80,7 +80,7 @@ class TransformersEngine:
                 why="the in-process engine handles attention caches only",
                 fix="choose a Llama-, Qwen- or Mistral-like model",
             )
-        self.end_ids = find_end_ids(model, tokenizer)
+        self.end_ids = find_end_ids(model.generation_config, tokenizer)
         pad = tokenizer.pad_token_id
         self.pad_id = self.end_ids[0] if pad is None else pad
 

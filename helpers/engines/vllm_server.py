@@ -116,16 +116,17 @@ def _locate(
 def find_stop_ids(
     path: Path, revision: str | None, tokenizer: Any
 ) -> list[int]:
-    """All token ids that end a response, from checkpoint and tokenizer."""
+    """All token ids that end a response, without loading the weights."""
     from transformers import GenerationConfig
 
-    found = [tokenizer.eos_token_id]
+    from helpers.engines.decoding import find_end_ids
+
+    settings = None
     with contextlib.suppress(OSError, ValueError):
-        listed = GenerationConfig.from_pretrained(
+        settings = GenerationConfig.from_pretrained(
             path.as_posix(), revision=revision
-        ).eos_token_id
-        found += listed if isinstance(listed, list) else [listed]
-    return list(dict.fromkeys(i for i in found if i is not None))
+        )
+    return find_end_ids(settings, tokenizer)
 
 
 def _describe_own(

@@ -12,16 +12,8 @@ from typing import Literal
 from helpers.errors import LabError
 from helpers.planner.cards import Card
 from helpers.planner.shapes import ModelShape, count_parameters
+from helpers.recipes.schema import LORA_MODULES
 
-ALL_MODULES = (
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-)
 Strategy = Literal["ddp", "zero2", "zero3"]
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # bitsandbytes. NF4: half a byte, one byte of scale per 64 weights, and an
@@ -36,7 +28,7 @@ class Lora:
 
     r: int = 16
     dropout: float = 0.05
-    target_modules: tuple[str, ...] = ALL_MODULES
+    target_modules: tuple[str, ...] = LORA_MODULES
     layers: tuple[int, ...] | None = None
     expert_parameters: tuple[str, ...] = ()
     train_router: bool = False
