@@ -5,7 +5,8 @@ graded completions (gzipped), harvest, adapters, logs, evaluations, metrics,
 the ledger, the values that the notebooks showed, the tokenizer, and
 ``record.json`` with the SHA-256 of every file. Merged weights are not kept:
 where they are needed they are made again from the adapter, and replay needs
-none.
+none. Of an adapter, files over ``HEAVY`` bytes are listed only; a record that
+lacks some serves replay, and nothing is computed further from it.
 
 ``take_stage`` copies one recorded stage into a run folder, and checks its
 hashes; ``Values`` keeps what a notebook computed with a model, so that the
@@ -43,6 +44,7 @@ TOKENIZER_FILES = (
 )
 ALWAYS = ("recipe.yaml", "manifest.json", "metrics.json", "ledger.json")
 PACKED = ".gz"
+HEAVY = 3 << 20  # bytes
 
 
 def record_folder(tier: str) -> Path:
@@ -87,10 +89,14 @@ def record_run(
     target = out.with_name(out.name + ".partial")
     with disk_errors(out):
         shutil.rmtree(target, ignore_errors=True)
+        left_out = {}
         for name in [*ALWAYS, *_list_files(run, stages)]:
-            _pack(run.path, name, target)
+            if is_heavy(run.file(name)):
+                left_out[name] = _hash(run.file(name))
+            else:
+                _pack(run.path, name, target)
         _copy_tokenizer(run.recipe, target / TOKENIZER)
-        _write_index(target)
+        _write_index(target, left_out)
         shutil.rmtree(out, ignore_errors=True)
         target.rename(out)
     timings = run.file("notebooks", "timings.json")
@@ -120,6 +126,11 @@ def _list_files(run: RunDir, stages: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def is_heavy(file: Path) -> bool:
+    """True for a part of an adapter that is too large for a record."""
+    return file.parent.name == "adapter" and file.stat().st_size > HEAVY
+
+
 def _pack(source: Path, name: str, target: Path) -> None:
     """Copy one file; sampled completions are gzipped, the same every time."""
     place = target / name
@@ -142,7 +153,7 @@ def _copy_tokenizer(recipe: Recipe, target: Path) -> None:
             shutil.copy2(base / name, target / name)
 
 
-def _write_index(folder: Path) -> None:
+def _write_index(folder: Path, left_out: Mapping[str, str]) -> None:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     write_json(
         folder / INDEX,
@@ -152,6 +163,7 @@ def _write_index(folder: Path) -> None:
                 path.relative_to(folder).as_posix(): _hash(path)
                 for path in files
             },
+            "left_out": dict(left_out),
         },
     )
 
@@ -180,10 +192,11 @@ def check_record(folder: Path) -> list[str]:
 # --- take back ---------------------------------------------------------------
 
 
-def take_stage(run: RunDir, stage: str) -> bool:
+def take_stage(run: RunDir, stage: str, *, replay: bool = False) -> bool:
     """Copy a stage from the tier's record when its settings are ours.
 
-    Not over work that was begun here: that is gone on with instead.
+    Not over work that was begun here: that is gone on with instead. Not from
+    a record without all its files either, unless for a replay.
 
     Raises:
         LabError: a recorded file is not what its hash says.
@@ -193,6 +206,8 @@ def take_stage(run: RunDir, stage: str) -> bool:
     if stage_file(run.path, stage).is_file():
         return True
     if not record_file.is_file() or not fits(source, run.recipe):
+        return False
+    if read_json(source / INDEX).get("left_out") and not replay:
         return False
     record = read_json(record_file)
     if any(run.file(name).exists() for name in record["outputs"]):

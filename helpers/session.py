@@ -190,13 +190,14 @@ def _replay(session: Session, stages: Sequence[str]) -> None:
                 why="a replay shows the recorded run, never a mixture",
                 fix="choose another RUN_DIR, such as runs/replay",
             )
-        if not take_stage(run, stage):
+        if not take_stage(run, stage, replay=True):
             raise LabError(
                 f"No recorded '{stage}' fits this recipe.",
                 why="a record is replayed only with the settings, model "
                 "and problems it was made with, and never over work "
                 "that the run folder holds",
-                fix='set RUN_MODE = "run", or drop your overrides',
+                fix='set RUN_MODE = "run", or drop your overrides; a tier '
+                "that was recorded in its quick form needs --quick",
             )
 
 

@@ -50,6 +50,31 @@ def test_a_record_holds_all_but_the_weights(kept, tmp_path):
     assert check_record(folder) == []
 
 
+def test_heavy_parts_of_an_adapter_are_listed_only(
+    kept, tmp_path, tiny_recipe, monkeypatch
+):
+    """Such a record is for replay; nothing is computed further from it."""
+    kept.file("sft", "adapter").mkdir()
+    weights = kept.file("sft", "adapter", "adapter_model.safetensors")
+    weights.write_bytes(b"w" * 2000)
+    kept.file("sft", "adapter", "adapter_config.json").write_text("{}")
+    with kept.stage("sft", {"rows": 1}) as stage:
+        stage["outputs"] = ["sft/adapter"]
+        stage["metrics"] = {"loss": 1.0}
+    monkeypatch.setattr(recording, "HEAVY", 1000)
+    folder = record_run(kept, ["distill", "sft"])
+    assert check_record(folder) == []
+    index = read_json(folder / recording.INDEX)
+    assert list(index["left_out"]) == ["sft/adapter/adapter_model.safetensors"]
+    run = RunDir.open(tmp_path / "again", tiny_recipe)
+    assert not take_stage(run, "sft")
+    assert not take_stage(run, "distill")
+    assert take_stage(run, "sft", replay=True)
+    assert run.file("sft", "adapter", "adapter_config.json").is_file()
+    assert not run.file("sft", "adapter", weights.name).exists()
+    assert run.metrics()["sft"] == {"loss": 1.0}
+
+
 def test_the_same_run_is_packed_into_the_same_bytes(kept, tmp_path):
     first = record_run(kept, ["distill"], tmp_path / "one")
     second = record_run(kept, ["distill"], tmp_path / "two")
