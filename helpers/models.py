@@ -197,6 +197,9 @@ def load_rung(
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _explain_missing(path, error) from None
     model = keep_layout(model.eval())
+    if is_base(recipe, path):
+        # An adapter names it; a cache folder would tie that to one machine.
+        model.name_or_path = recipe.model.id
     return (model if place else model.to(device)), tokenizer
 
 

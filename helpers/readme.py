@@ -124,7 +124,26 @@ def render_timings(measured: Path = MEASURED) -> str:
     machine = read_json(measured / "run" / "manifest.json")
     lines += ["", f"Measured on {machine['processor']}, "
               f"{machine['cores']} cores, tier pocket."]  # fmt: skip
-    return "\n".join(lines)
+    return "\n".join([*lines, *describe_quick(measured.parent / "smol")])
+
+
+def describe_quick(measured: Path) -> list[str]:
+    """Time and scores of the recorded quick run of tier smol."""
+    if not (measured / "timings.json").is_file():
+        return []
+    timings: dict[str, float] = read_json(measured / "timings.json")
+    machine = read_json(measured / "run" / "manifest.json")
+    metrics = read_json(measured / "run" / "metrics.json")
+    scores = [
+        f"{tag} {proportion(row['main']['k'], row['main']['n'])}"
+        for tag in ("base", "sft", "dpo")
+        if (row := metrics.get(f"evaluate/{tag}"))
+    ]
+    return [
+        f"Tier smol with `--quick`: {sum(timings.values()) / 60:.0f} min on "
+        f"{machine['processor']}, {machine['cores']} cores; on main "
+        f"{', '.join(scores)}."
+    ]
 
 
 def render_tiers() -> str:

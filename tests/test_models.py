@@ -203,3 +203,17 @@ def test_bfloat16_is_refused_on_a_card_without_it(tiny_recipe, monkeypatch):
         explain_precision(recipe, "cuda")
     recipe.model.dtype = "float16"
     assert "float16" in explain_precision(recipe, "cuda")
+
+
+def test_an_adapter_names_the_model_not_its_folder(
+    tiny_recipe, tiny_model_dir, monkeypatch
+):
+    """A copy or a cache lies elsewhere on every machine."""
+    monkeypatch.setenv("MATHSLM_MODEL_DIR", str(tiny_model_dir.parent))
+    named = tiny_recipe.model.model_copy(update={"id": "someone/model"})
+    recipe = tiny_recipe.model_copy(update={"model": named})
+    model, _ = load_model(recipe)
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=1))
+    (config,) = adapted.peft_config.values()
+    assert config.base_model_name_or_path == "someone/model"

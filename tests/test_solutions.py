@@ -9,6 +9,7 @@ from problem_rows import write_rows
 from typer.testing import CliRunner
 
 from helpers.cli import app
+from helpers.course import choose_quick
 from helpers.errors import LabError
 from helpers.grading import grade_response
 from helpers.problems import (
@@ -20,6 +21,7 @@ from helpers.problems import (
 from helpers.problems.worked import open_boxes
 from helpers.prompts import render_prompt
 from helpers.recipes import load_recipe
+from helpers.recording import fits, record_folder
 from helpers.records import (
     Problem,
     SftRow,
@@ -27,7 +29,7 @@ from helpers.records import (
     read_records,
     write_records,
 )
-from helpers.runs import DATA_DIR, RunDir
+from helpers.runs import RunDir
 from helpers.solutions import list_against, run_solutions
 
 
@@ -401,17 +403,14 @@ def test_the_command_writes_the_rows(tmp_path, pool, monkeypatch):
     assert len(read_records(tmp_path / "out/solutions.jsonl", SftRow)) == 12
 
 
-def test_the_recorded_quick_run_adds_up():
-    """What is written about it comes from counts that fit each other."""
-    kept = read_json(DATA_DIR / "measured" / "smol" / "quick.json")
-    short = load_recipe("smol").quick
-    assert kept["settings"]["mix"] == short["solutions.mix"]
-    asked = {b["name"]: b["n"] for b in short["evaluate.benchmarks"]}
-    for row in kept["scores"].values():
-        assert {name: score["n"] for name, score in row.items()} == asked
-    for step in kept["steps"]:
-        before, after = (
-            kept["scores"][step[when]][step["set"]]["k"]
-            for when in ("before", "after")
-        )
-        assert step["won"] - step["lost"] == after - before
+def test_the_recorded_quick_run_is_the_recipes():
+    """What a replay of tier smol wants is the quick form as it is now."""
+    quick = choose_quick(load_recipe("smol"), [])
+    assert fits(record_folder("smol"), load_recipe("smol", quick))
+    metrics = read_json(record_folder("smol") / "metrics.json")
+    asked = load_recipe("smol", quick).evaluate.benchmarks
+    for tag in ("base", "sft", "dpo"):
+        scores = metrics[f"evaluate/{tag}"]
+        assert {b.name: scores[b.name]["n"] for b in asked} == {
+            b.name: b.n for b in asked
+        }

@@ -1004,12 +1004,13 @@ for seed, row in seeds.items():
 # - One column a set
 
 # %%
-display(pd.DataFrame({
-    f"sft → dpo, {name}": {key: f"{100 * gain:+.1f} points"
-                           for key, gain in found.items()}
-    for name, found in gains.items()
-}).rename_axis("run"))
-for name, found in gains.items():
+if seeds:
+    display(pd.DataFrame({
+        f"sft → dpo, {name}": {key: f"{100 * gain:+.1f} points"
+                               for key, gain in found.items()}
+        for name, found in gains.items()
+    }).rename_axis("run"))
+for name, found in gains.items() if seeds else ():
     fell = sum(gain < 0 for gain in found.values())
     print(f"{name}: DPO fell below SFT in {fell} of {len(found)} seeds")
 
