@@ -12,7 +12,6 @@ kernel to unscale the gradients with.
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from helpers.errors import LabError
@@ -131,8 +130,6 @@ def make_quantization(
     if kind is None:
         return None
     require_bitsandbytes(kind)
-    # Else every 8-bit product says that it casts its input.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import torch
     from transformers import BitsAndBytesConfig
 

@@ -535,7 +535,11 @@ path = DATA_DIR / "measured" / recipe.name / "tuning.json"
 tried = read_json(path)["rows"] if path.is_file() else []
 tries = [(", ".join(t["set"]), str(proportion(t["k"], t["n"])))
          for t in tried if t["stage"] == "sft"]
-pd.DataFrame(tries, columns=["tried", "right on dev"]).set_index("tried")
+if tries:
+    columns = ["tried", "right on dev"]
+    display(pd.DataFrame(tries, columns=columns).set_index("tried"))
+else:
+    print(f"tier {recipe.name}: no tries on dev are recorded")
 
 # %% [markdown]
 # - This cell trains; the bar shows the time left and the loss

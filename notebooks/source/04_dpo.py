@@ -355,7 +355,11 @@ path = DATA_DIR / "measured" / recipe.name / "tuning.json"
 tried = read_json(path)["rows"] if path.is_file() else []
 rows = [(", ".join(t["set"]), str(proportion(t["k"], t["n"])))
         for t in tried if t["stage"] == "dpo"]
-pd.DataFrame(rows, columns=["tried", "right on dev"]).set_index("tried")
+if rows:
+    columns = ["tried", "right on dev"]
+    display(pd.DataFrame(rows, columns=columns).set_index("tried"))
+else:
+    print(f"tier {recipe.name}: no tries on dev are recorded")
 
 # %% [markdown]
 # - What this recipe says now, beside the published settings
