@@ -139,7 +139,7 @@ def _read_list(text: str, grouped: bool) -> Value | None:
     items: list[Value] = []
     for part in parts:
         value = parse_value(part)
-        flat = value.kind == "list" and r"\pm" in part + r"\mp"
+        flat = value.kind == "list" and re.search(r"\\pm|\\mp", part)
         items.extend(value.items if flat else [value])
     head = items[0]
     named = head.marks == ["="]
@@ -191,10 +191,7 @@ def _read_sets(text: str, grouped: bool) -> Value | None:
     if len(parts) == 2:
         return Value("minus", text, [parse_value(p) for p in parts])
     parts, seen = split_top(text, {"-"})
-    whole = (r"\lbr", "(", "[", r"\mathbb")
     if len(parts) == 2 and parts[1].startswith(r"\lbr"):
-        if not parts[0].startswith(whole):
-            return None
         return Value("minus", text, [parse_value(p) for p in parts])
     return None
 
