@@ -252,6 +252,7 @@ def test_reader_refuses_what_is_not_on_its_list(text: str) -> None:
              "(" * 50 + ")" * 50, "[" * 50 + "]" * 50, "{" * 50 + "}" * 50,
              "2^{(1)+3^9}", "2^{[1]+3^9}", "2^(3^4)", "import os", "lambda x",
              r"\sum_{k=1}^{5000} k", r"\prod_{k=1}^{5000} k", "," * 81,
+             r"\sum _{k=1}^{n+5000} k", r"\prod _{k=1}^{n+5000} k",
              "x=" * 13],
 )  # fmt: skip
 def test_hazards_are_named(text: str) -> None:

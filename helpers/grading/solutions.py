@@ -222,7 +222,7 @@ def _cut(piece: Piece, point: Piece) -> list[Piece] | None:
     if at != point.high or None in ends:
         return None
     low, high, middle = (e[0] for e in ends if e is not None)
-    if not low < middle < high:
+    if not low <= middle <= high:
         return [piece]
     return [
         Piece(piece.low, piece.low_closed, at, False),

@@ -75,7 +75,9 @@ def parse_value(text: str, grouped: bool = True) -> Value:
         r"\\begin ?\{cases\}([^&]*?)(?:\\\\)?\s*\\end ?\{cases\}", text
     ):
         return parse_value(" and ".join(re.split(r"\\\\", found[1])), grouped)
-    for reader in (_read_list, _read_sets, _read_brackets, _read_matrix):
+    for reader in (
+        _read_list, _read_named_set, _read_sets, _read_brackets, _read_matrix,
+    ):  # fmt: skip
         value = reader(text, grouped)
         if value is not None:
             return value
@@ -139,7 +141,7 @@ def _read_list(text: str, grouped: bool) -> Value | None:
     items: list[Value] = []
     for part in parts:
         value = parse_value(part)
-        flat = value.kind == "list" and r"\pm" in part + r"\mp"
+        flat = value.kind == "list" and re.search(r"\\pm|\\mp", part)
         items.extend(value.items if flat else [value])
     head = items[0]
     named = head.marks == ["="]
@@ -147,9 +149,9 @@ def _read_list(text: str, grouped: bool) -> Value | None:
         items = named_out
         seen = ["and"]
     if named and all(
-        v.kind not in ("relation", "interval") for v in items[1:]
+        v.kind not in ("relation", "interval", "union") for v in items[1:]
     ):
-        items[0] = head.items[1]  # "n = 1, 2, 3"
+        items[1:] = [_named_alike(head, v) for v in items[1:]]
     if not all(mark in ("or", r"\vee") for mark in seen):
         both = bool({"and", r"\wedge"} & set(seen))
         return Value("list", text, items, ["and"] if both else [])
@@ -174,10 +176,25 @@ def _left_out(items: list[Value]) -> list[Value] | None:
         return items
     if any(v.kind != "scalar" for v in items[1:]):
         return None
+    return [first, *(_named_alike(first, v) for v in items[1:])]
+
+
+def _named_alike(first: Value, value: Value) -> Value:
+    """Give a value the name of the first: "n = 1, 2" is n = 1, n = 2."""
     name = first.items[0]
-    return [first] + [
-        Value("relation", v.text, [name, v], ["!="]) for v in items[1:]
-    ]
+    text = f"{name.text} {first.marks[0]} {value.text}"
+    return Value("relation", text, [name, value], first.marks)
+
+
+def _read_named_set(text: str, grouped: bool) -> Value | None:
+    """Read "A = (0,1) \\cup (2,3)" as a name and the whole union."""
+    found = re.fullmatch(r"([A-Z])\s*=([^=<>]+)", text)
+    if found is None:
+        return None
+    value = parse_value(found[2])
+    if value.kind not in ("union", "overlap", "minus", "reals", "empty"):
+        return None
+    return Value("relation", text, [Value("scalar", found[1]), value], ["="])
 
 
 def _read_sets(text: str, grouped: bool) -> Value | None:
@@ -191,10 +208,7 @@ def _read_sets(text: str, grouped: bool) -> Value | None:
     if len(parts) == 2:
         return Value("minus", text, [parse_value(p) for p in parts])
     parts, seen = split_top(text, {"-"})
-    whole = (r"\lbr", "(", "[", r"\mathbb")
     if len(parts) == 2 and parts[1].startswith(r"\lbr"):
-        if not parts[0].startswith(whole):
-            return None
         return Value("minus", text, [parse_value(p) for p in parts])
     return None
 

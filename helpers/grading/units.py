@@ -70,7 +70,7 @@ _LETTERS_TAIL = re.compile(
 )
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s{0,3}([a-zA-Z]{1,10})")
 _ORDINAL = re.compile(
-    rf"(?<=\d)\s*\^?\s*\{{?\s*{OPEN}?(?:st|nd|rd|th){CLOSE}?\s*\}}?"
+    rf"^(\d[\d,/]*)\s*\^?\s*\{{?\s*{OPEN}?(?:st|nd|rd|th){CLOSE}?\s*\}}?"
     r"(?![a-zA-Z])"
 )
 _PERCENT = re.compile(
@@ -145,7 +145,7 @@ def split_unit(cleaned: str, hint: str = "") -> Quantity:
         hint: the unit of the other side. Letters such as h or m are a unit
             only beside the same one: 3 h is 3 hours, but else a product.
     """
-    text = _ORDINAL.sub("", cleaned).strip()
+    text = _ORDINAL.sub(r"\1", cleaned).strip()
     text = _UNIT_FRACTION.sub(rf"{OPEN}\1{CLOSE}/{OPEN}\2{CLOSE}\3", text)
     text = _TIME.sub(rf"{OPEN}\1{CLOSE}", text)
     if hint == "ω":
@@ -159,7 +159,7 @@ def split_unit(cleaned: str, hint: str = "") -> Quantity:
     unit, scale = "", 1
     if found := re.match(r"^([-+]?)\s*([$€£¥])\s*(?=[\d.\\(-])(.*)$", text):
         unit, text = _SIGNS[found[2]], found[1] + found[3]
-    elif text and text[-1] in _SIGNS and len(text) > 1:
+    elif text and text[-1] in _SIGNS:
         unit, text = _SIGNS[text[-1]], text[:-1].strip()
     for pattern in (_MARKED_TAIL, _PLAIN_TAIL, _WORD_TAIL, _FOREIGN_TAIL):
         found = pattern.match(text)
@@ -178,7 +178,7 @@ def split_unit(cleaned: str, hint: str = "") -> Quantity:
 
 def _may_be_unit(words: str, core: str) -> bool:
     plain = re.findall(r"[^\W\d_]+", words.lower())
-    if not plain or len(plain) > 6 or set(plain) & _NOT_UNITS:
+    if len(plain) > 6 or set(plain) & _NOT_UNITS:
         return False
     return not core.rstrip().endswith(("^", "_", "=", "+", "-", "*", "/"))
 
