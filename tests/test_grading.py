@@ -212,6 +212,8 @@ def test_odd_input_is_graded_not_raised(odd: object) -> None:
     assert len(grades) == 3
     assert not grades[0].correct
     assert not grades[1].correct
+    # The same text is right, except when there is none.
+    assert grades[2].correct == (isinstance(odd, str) and bool(odd.strip()))
     boxed = grading.grade_response(rf"\boxed{{{odd}}}", "x^2+1")
     assert not boxed.correct
     if not isinstance(odd, str):
