@@ -63,6 +63,7 @@ MEMORY = 6 << 30
 # calls. A case here is one set of arguments of one test function.
 TESTS = (
     "test_policy", "test_policy_of_extraction", "test_reason_is_in_words",
+    "test_what_a_worker_says_is_put_in_words",
     "test_odd_input_is_graded_not_raised", "test_hazards_are_named",
     "test_lists_of_different_length_are_refused",
     "test_reader_refuses_what_is_not_on_its_list",

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
+from collections import UserString, defaultdict
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -174,9 +176,30 @@ def test_reason_is_in_words(response: str, gold: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "correct", "reason"),
+    [
+        ("equal", True, "symbolic"),
+        ("different", False, "symbolic: not equal"),
+        ("unreadable", False, "not readable as mathematics"),
+        ("deadline", False, "deadline: comparing took too long"),
+        ("worker died", False, "the symbolic worker died"),
+        ("error: KeyError", False, "error: KeyError"),
+    ],
+)
+def test_what_a_worker_says_is_put_in_words(
+    answer: str, correct: bool, reason: str
+) -> None:
+    pool = SimpleNamespace(ask_many=lambda pairs, *_: [answer] * len(pairs))
+    with mock.patch.object(grading, "get_pool", lambda: pool):
+        grade = grading.grade_response(rf"\boxed{{{NEEDS_SYMPY}}}", "6")
+    assert (grade.correct, grade.reason) == (correct, reason)
+
+
+@pytest.mark.parametrize(
     "odd",
     [
-        "", " ", None, 5, b"5", [], "x" * 2_000_000, "{" * 10_000,
+        "", " ", None, 5, b"5", UserString("5"), [], "x" * 2_000_000,
+        "{" * 10_000,
         "{" * 10_000 + "}" * 10_000, r"\boxed{" * 10_000, "\n" * 100_000,
         "<answer>" * 20_000, r"\boxed{9^{9^{9^9}}}", "\x00", "\ud800",
         "__import__('os').system('echo 5')", r"\frac" * 1_000, "(" * 5_000,
@@ -189,8 +212,13 @@ def test_odd_input_is_graded_not_raised(odd: object) -> None:
     assert len(grades) == 3
     assert not grades[0].correct
     assert not grades[1].correct
+    # The same text is right, except when there is none.
+    assert grades[2].correct == (isinstance(odd, str) and bool(odd.strip()))
     boxed = grading.grade_response(rf"\boxed{{{odd}}}", "x^2+1")
     assert not boxed.correct
+    if not isinstance(odd, str):
+        for pair in ((odd, "5"), ("5", odd), (odd, odd)):
+            assert not grading.is_equivalent(*pair)  # type: ignore[arg-type]
 
 
 def test_lists_of_different_length_are_refused() -> None:

@@ -98,8 +98,9 @@ class Atoms(TokenStream):
             return node
         _, text = self.peek()
         if text.isdigit():
-            # \frac12 has two one-digit arguments.
-            self.tokens[self.at : self.at + 1] = [("num", c) for c in text]
+            # \frac12 has two one-digit arguments; \log_2128 is \log_2(128).
+            digits = [("num", part) for part in (text[0], text[1:]) if part]
+            self.tokens[self.at : self.at + 1] = digits
         return self.atom()
 
     def function(self, text: str) -> Node:
@@ -139,7 +140,7 @@ class Atoms(TokenStream):
             return self.arguments("]")
         node = self.signed()
         while self.starts_factor() and not self.starts_function():
-            node = times(node, self.power())
+            node = times(node, self.factor())
         return [node]
 
     def starts_function(self) -> bool:

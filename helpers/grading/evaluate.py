@@ -78,6 +78,7 @@ class Settings:
     complex_ok: bool = False
     radians: bool = False
     decimal_log: bool = False
+    complex_z: bool = False
     span: float = 0.0
     steps: int = field(default=0, repr=False)
 
@@ -125,14 +126,17 @@ class Evaluator:
         return node[1]
 
     def _sym(self, node: Node) -> Any:
-        return self.settings.point[node[1]]
+        value = self.settings.point[node[1]]
+        if self.settings.complex_z and node[1][0] in "zw":
+            return self.mp.mpc(self.inexact(value), self.inexact(value**3 / 5))
+        return value
 
     def _const(self, node: Node) -> Any:
         if node[1] == "pi":
             return +self.mp.pi
         if node[1] == "e":
             return +self.mp.e
-        if node[1] == "i" and self.settings.complex_ok:
+        if node[1] == "i":
             return self.mp.mpc(0, 1)
         raise OutOfDomain(node[1])
 
@@ -204,7 +208,7 @@ class Evaluator:
 
     def has_odd_root(self, base: Any, exponent: Fraction) -> bool:
         """Say whether a negative base has a real root of this index."""
-        if self.settings.complex_ok or isinstance(base, self.mp.mpc):
+        if self.settings.complex_ok:
             return False
         index = exponent.denominator
         return bool(base < 0 and index % 2 and index <= MAX_ROOT)
@@ -223,9 +227,6 @@ class Evaluator:
     def general_power(self, base: Any, exponent: Any) -> Any:
         """Raise to any power, after a look at the size of the result."""
         base, exponent = self.inexact(base), self.inexact(exponent)
-        real = not isinstance(base, self.mp.mpc)
-        if real and base < 0 and not self.settings.complex_ok:
-            raise OutOfDomain("even root of a negative number")
         self.check_growth(base, exponent)
         return self.mp.power(base, exponent)
 

@@ -80,9 +80,7 @@ def _trigonometric(ev: Evaluator, name: str, node: Node) -> Any:
 
 
 def _logarithm(ev: Evaluator, value: Any, base: Any) -> Any:
-    if not value:
-        raise OutOfDomain("log of zero")
-    result = ev.mp.log(ev.inexact(value))
+    result = ev.mp.log(ev.inexact(value))  # of zero: not finite
     if base is None:
         return result
     below = ev.mp.log(ev.inexact(base)) if base else 0
@@ -97,7 +95,7 @@ def _two(ev: Evaluator, name: str, nodes: list[Node]) -> Any:
         raise OutOfDomain("a function of two arguments")
     if name == "root":
         index = values[1]
-        if not isinstance(index, Fraction) or not index:
+        if not index:
             raise OutOfDomain("index of a root")
         return ev.power(values[0], 1 / index)
     base = values[1] if len(values) == 2 else None

@@ -14,9 +14,8 @@ MAX_LETTERS = 8
 MAX_TOKENS = 120
 _CONNECTIVES = {
     r"\wedge": "and", r"\vee": "or", r"\neg": "not", r"\to": "to",
-    r"\Rightarrow": "to", r"\iff": "iff", r"\oplus": "xor", "and": "and",
-    "or": "or", "not": "not", "implies": "to", "iff": "iff", "xor": "xor",
-    "!": "not", "&": "and", "&&": "and", "||": "or",
+    r"\Rightarrow": "to", r"\iff": "iff", r"\oplus": "xor",
+    "implies": "to", "!": "not", "&": "and", "&&": "and", "||": "or",
     "AND": "and", "OR": "or", "NOT": "not", "XOR": "xor",
 }  # fmt: skip
 _TOKEN = re.compile(r"\s*(\\[a-zA-Z]+|[A-Za-z]+|&&|\|\||[()\[\]!&])\s*", re.S)

@@ -36,7 +36,7 @@ def match_parameters(left: str, right: str) -> tuple[str, str]:
     if not ours and not theirs:
         return left, right
     if ours and theirs:
-        if ours != theirs and not _uses(predicted, ours):
+        if not _uses(predicted, ours):
             predicted = _letter(theirs).sub(lambda m: ours, predicted)
         return gold, predicted
     if _uses(predicted if ours else gold, ours or theirs):
@@ -47,7 +47,7 @@ def match_parameters(left: str, right: str) -> tuple[str, str]:
 def _match_index(left: str, right: str) -> tuple[str, str]:
     """Call the index of a sum or product as the reference calls it."""
     one, two = _INDEX.findall(left), _INDEX.findall(right)
-    if len(one) != 1 or len(two) != 1 or one == two or _uses(right, one[0]):
+    if len(one) != 1 or len(two) != 1 or _uses(right, one[0]):
         return left, right
     return left, _letter(two[0]).sub(lambda m: one[0], right)
 

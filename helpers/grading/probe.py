@@ -27,7 +27,7 @@ _BASE = [
     Fraction(-41, 11), Fraction(5, 31), Fraction(61, 53),
 ]  # fmt: skip
 _WHOLE = range(3, 9)
-NOTHING = object()
+NOTHING = None  # the value where an expression has none
 
 
 def make_points(names: set[str]) -> list[dict[str, Fraction]]:
@@ -52,6 +52,23 @@ def make_points(names: set[str]) -> list[dict[str, Fraction]]:
         for t in range(2, 6, 2)
     ]
     return points + positive
+
+
+def far_points(names: set[str], *nodes: Node) -> list[dict[str, Fraction]]:
+    """Return points far from zero for what may have a kink there.
+
+    Near zero, |x - 100| is 100 - x.
+    """
+    kinks = [("call", name) for name in ("abs", "max", "min", "sqrt")]
+    if not any(contains(n, *kink) for n in nodes for kink in kinks):
+        return []
+    return [
+        {
+            name: sign * Fraction(10_007 + 210 * i, 11)
+            for i, name in enumerate(sorted(names))
+        }
+        for sign in (1, -1)
+    ]
 
 
 def whole_points(names: set[str]) -> list[dict[str, Fraction]]:
@@ -82,16 +99,12 @@ def _value_or_nothing(ev: Evaluator, node: Node) -> Any:
         return NOTHING
 
 
-def close(
-    low: list[Any], high: list[Any], digits: int, mp: Any
-) -> bool | None:
+def close(low: list[Any], high: list[Any], digits: int, mp: Any) -> bool:
     """Compare a pair evaluated with ``digits`` and with twice as many.
 
     A difference that shrinks as the precision grows is rounding; one that
     stays is real, however small it is.
     """
-    if all(isinstance(v, Fraction) for v in high):
-        return bool(high[0] == high[1])
     one, two = (_inexact(v, mp) for v in high)
     gap = abs(one - two)
     if gap <= max(abs(one), abs(two)) * mp.mpf(10) ** (-digits - 20):
@@ -163,7 +176,7 @@ def equal_nodes(left: Node, right: Node, **readings: Any) -> bool | None:
     """
     names = symbols(left) | symbols(right)
     imaginary = any(contains(n, "const", "i") for n in (left, right))
-    base = Settings(point={}, complex_ok=imaginary, **readings)
+    base = Settings({}, imaginary, complex_z=imaginary, **readings)
     try:
         tally = _scan(left, right, make_points(names), base)
         if tally["different"]:
@@ -173,15 +186,28 @@ def equal_nodes(left: Node, right: Node, **readings: Any) -> bool | None:
             tally = _scan(left, right, whole_points(names), base)
             if tally["different"]:
                 return False
-        if not tally["equal"] and not imaginary:
+        if not tally["equal"]:
             base = replace(base, complex_ok=True)
             tally = _scan(left, right, make_points(names), base)
     except TooLarge:
         return None
     if tally["different"] or tally["one-sided"]:
         return False
-    needed = 2 if names else 1
-    return True if tally["equal"] >= needed else None
+    if not names:
+        return True if tally["equal"] else None
+    if tally["equal"] < 2:
+        return None
+    return _agree_far(left, right, names, base)
+
+
+def _agree_far(
+    left: Node, right: Node, names: set[str], base: Settings
+) -> bool:
+    try:
+        tally = _scan(left, right, far_points(names, left, right), base)
+    except TooLarge:
+        return True
+    return not tally["different"]
 
 
 def equal_relations(
@@ -201,40 +227,43 @@ def equal_relations(
     imaginary = any(contains(n, "const", "i") for n in (gap_one, gap_two))
     first: list[dict[str, Fraction]] = []
     agreed = 0
-    for point in make_points(names):
-        settings = Settings(point=point, complex_ok=imaginary)
+    far = far_points(names, gap_one, gap_two)
+    for point in make_points(names) + far:
+        settings = Settings(point, imaginary, complex_z=imaginary)
         try:
             if not first:
-                if _usable(gap_one, gap_two, settings, directed):
+                if _usable(gap_one, gap_two, settings):
                     first.append(point)
                 continue
             result = _same_ratio(gap_one, gap_two, first[0], settings)
         except TooLarge:
+            if point in far:
+                continue
             return None
         if result in ("different", "one-sided"):
             return False
         agreed += result == "equal"
     if not first:
         return None
-    if directed and not _positive_ratio(gap_one, gap_two, first[0]):
+    if directed and not _positive_ratio(
+        gap_one, gap_two, replace(settings, point=first[0])
+    ):
         return False
     return True if agreed >= 2 else None
 
 
-def _usable(a: Node, b: Node, settings: Settings, directed: bool) -> bool:
+def _usable(a: Node, b: Node, settings: Settings) -> bool:
+    """Say whether both have a value at a point, and none is zero."""
     ev = Evaluator(settings, DIGITS)
     one, two = _value_or_nothing(ev, a), _value_or_nothing(ev, b)
-    if one is NOTHING or two is NOTHING:
-        return False
     return bool(one) and bool(two)
 
 
-def _positive_ratio(a: Node, b: Node, point: dict[str, Fraction]) -> bool:
-    ev = Evaluator(Settings(point=point), DIGITS)
-    one, two = _value_or_nothing(ev, a), _value_or_nothing(ev, b)
-    if one is NOTHING or two is NOTHING:
-        return False
-    return bool((one > 0) == (two > 0))
+def _positive_ratio(a: Node, b: Node, settings: Settings) -> bool:
+    """Say whether a/b is positive at a point that is usable."""
+    ev = Evaluator(settings, DIGITS)
+    ratio = ev.inexact(ev.value(a)) / ev.inexact(ev.value(b))
+    return not isinstance(ratio, ev.mp.mpc) and bool(ratio > 0)
 
 
 def _same_ratio(
@@ -248,11 +277,9 @@ def _same_ratio(
             replace(settings, point=origin, steps=0), ev.mp.dps
         )
         there = [_value_or_nothing(at_origin, n) for n in (a, b)]
-        if any(v is NOTHING for v in there):
-            return [NOTHING, NOTHING]
         return [
-            NOTHING if v is NOTHING else ev.multiply(v, w)
-            for v, w in zip(here, there[::-1], strict=True)
+            NOTHING if NOTHING in factors else ev.multiply(*factors)
+            for factors in zip(here, there[::-1], strict=True)
         ]
 
     return compare_at(pair, settings)

@@ -18,10 +18,10 @@ from helpers.grading.lexer import (
 )
 from helpers.grading.tree import Node, measure_height, times
 
-_STARTERS = {"frac", "sqrt", "binom", "lfloor", "lceil"} | ACCENTS
+_STARTERS = {"frac", "lfloor", "lceil"} | ACCENTS
 MAX_DEPTH = 40
 MAX_HEIGHT = 60
-_SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d/])(?! *[/\d])")
+_SPACED = re.compile(r"(?<![\d.,^_])\d{1,3}(?: \d{3})+(?! *[/\d])")
 _MIXED_FRAC = re.compile(
     r"(?<![\d.^_,])(\d+)\s*(\\frac\s*(?:\{\d+\}|\d)\s*(?:\{\d+\}|\d))"
 )
@@ -75,23 +75,24 @@ class Reader(Atoms):
                 self.at += 1
                 node = ("call", "mod", [node, self.signed()])
             elif self.starts_factor():
-                if self.tokens[self.at - 1][0] == kind == "num":
-                    raise ReadError("two numbers side by side")
-                node = times(node, self.power())
+                node = times(node, self.factor())
             else:
                 return node
+
+    def factor(self) -> Node:
+        """Read a factor that follows another one without a sign."""
+        if self.tokens[self.at - 1][0] == self.peek()[0] == "num":
+            raise ReadError("two numbers side by side")
+        return self.power()
 
     def starts_factor(self) -> bool:
         """Say whether the next token can begin a factor."""
         kind, text = self.peek()
         if kind in ("num", "name"):
-            return text != "mod"
+            return True
         if kind == "op":
             return text in "({[" or (text == "|" and not self.bars)
-        return kind == "cmd" and (
-            (text in FUNCTIONS | GREEK | set(CONSTANTS) and text != "mod")
-            or text in _STARTERS
-        )
+        return text in FUNCTIONS | GREEK | set(CONSTANTS) | _STARTERS
 
     def signed(self) -> Node:
         """Read a factor that may have its own signs."""
@@ -106,9 +107,7 @@ class Reader(Atoms):
         """Read a base with its postfixes (powers, !, %, degrees, primes)."""
         node = self.atom()
         while True:
-            kind, text = self.peek()
-            if kind != "op":
-                return node
+            _, text = self.peek()
             if text == "^":
                 self.at += 1
                 node = self.raised(node)

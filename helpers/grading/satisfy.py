@@ -24,7 +24,7 @@ from helpers.grading.lexer import ReadError
 from helpers.grading.reader import read
 from helpers.grading.solutions import Piece, tidy_pieces, to_pieces
 from helpers.grading.structure import Value
-from helpers.grading.tree import Node, symbols
+from helpers.grading.tree import Node, children, symbols
 
 DIGITS = 50
 _ROUNDING = Fraction(1, 10**30)
@@ -94,7 +94,7 @@ def solves(gold: Value, predicted: Value) -> bool:
     try:
         relation = _Relation(gold)
         tidy = tidy_pieces(pieces)
-        if tidy is None or not set(gold.marks) <= set(_SIGNS):
+        if tidy is None:
             return False
         if gold.marks == ["="]:
             return _is_root_set(relation, tidy)
@@ -128,8 +128,7 @@ def _is_solution_set(relation: _Relation, pieces: list[Piece]) -> bool:
     for piece in pieces:
         low, high = _end(piece.low), _end(piece.high)
         for at, closed in ((low, piece.low_closed), (high, piece.high_closed)):
-            if abs(at) == inf:
-                continue
+            # At infinity nothing is defined, so it belongs to no solution.
             if not relation.meets(at) or relation.holds(at) != closed:
                 return False
         ends.extend((low, high))
@@ -179,8 +178,24 @@ def _is_root_set(relation: _Relation, pieces: list[Piece]) -> bool:
         return False
     if not all(relation.holds(_end(piece.low)) for piece in pieces):
         return False
+    if not _is_algebraic(relation.gaps[0]):
+        return False
     polynomial = _find_polynomial(relation, relation.gaps[0])
     return polynomial is not None and _count_roots(polynomial) == len(pieces)
+
+
+def _is_algebraic(node: Node) -> bool:
+    """Say whether a variable stands in no function and under no root.
+
+    At the points of :func:`_find_polynomial` |x| is x.
+    """
+    if not symbols(node):
+        return True
+    if node[0] == "pow":
+        kind, exponent = node[2][:2]
+        whole = kind == "num" and exponent.denominator == 1
+        return whole and _is_algebraic(node[1])
+    return node[0] != "call" and all(map(_is_algebraic, children(node)))
 
 
 def _find_polynomial(relation: _Relation, gap: Node) -> list[Fraction] | None:

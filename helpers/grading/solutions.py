@@ -121,23 +121,14 @@ def _intersect(parts: list[list[Piece] | None]) -> list[Piece] | None:
 
 
 def _meet(one: Piece, two: Piece) -> list[Piece] | None:
-    ends = [_number(e) for e in (one.low, two.low, one.high, two.high)]
-    if any(e is None for e in ends):
+    ends: dict[str, Any] = {e: _number(e) for e in (*one[::2], *two[::2])}
+    if None in ends.values():
         return None
-    low1, low2, high1, high2 = (e[0] for e in ends if e is not None)
-    first = max(
-        ((low1, not one.low_closed), one),
-        ((low2, not two.low_closed), two),
-        key=lambda p: p[0],
-    )
-    last = min(
-        ((high1, one.high_closed), one),
-        ((high2, two.high_closed), two),
-        key=lambda p: p[0],
-    )
-    if first[0][0] > last[0][0]:
+    # An open end lies further in than a closed one at the same number.
+    low = max(one, two, key=lambda p: (ends[p.low], not p.low_closed))
+    high = min(one, two, key=lambda p: (ends[p.high], p.high_closed))
+    if ends[low.low] > ends[high.high]:
         return []
-    low, high = first[1], last[1]
     return [Piece(low.low, low.low_closed, high.high, high.high_closed)]
 
 
@@ -250,7 +241,7 @@ def tidy_pieces(pieces: list[Piece]) -> list[Piece] | None:
     for piece in pieces:
         low, high = _number(piece.low), _number(piece.high)
         if low is None or high is None:
-            return pieces if len(pieces) == 1 else None
+            return None
         if low[0] > high[0]:
             return None
         if low[0] == high[0] and not (piece.low_closed and piece.high_closed):

@@ -42,8 +42,6 @@ def _values_differ(left: Any, right: Any) -> bool:
     try:
         one = left.subs(point).evalf(60)
         two = right.subs(point).evalf(60)
-        if not (one.is_number and two.is_number):
-            return False
         size = max(abs(one), abs(two))
         return bool(abs(one - two) > size * sympy.Float("1e-40", 60))
     except (TypeError, ValueError, ArithmeticError, AttributeError):
@@ -55,10 +53,8 @@ def compare(gold: str, predicted: str) -> str:
     from math_verify import verify
 
     left, right = parse_boxed(gold), parse_boxed(predicted)
-    if not left or not right:
-        return "unreadable"
-    if isinstance(left[0], str) or isinstance(right[0], str):
-        # Only text was read: no mathematics to compare.
+    if any(isinstance(next(iter(side), ""), str) for side in (left, right)):
+        # Nothing or only text was read: no mathematics to compare.
         return "unreadable"
     same = verify(left, right, timeout_seconds=None)
     if same and _values_differ(left[0], right[0]):

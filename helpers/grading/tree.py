@@ -52,8 +52,8 @@ def measure_height(node: Node) -> int:
     return height
 
 
-def contains(node: Node, kind: str, name: str | None = None) -> bool:
-    """Say whether a node of this kind (and name) occurs in the tree."""
-    if node[0] == kind and (name is None or node[1] == name):
+def contains(node: Node, *head: str) -> bool:
+    """Say whether a node that starts so (kind, name) occurs in the tree."""
+    if node[: len(head)] == head:
         return True
-    return any(contains(child, kind, name) for child in children(node))
+    return any(contains(child, *head) for child in children(node))
