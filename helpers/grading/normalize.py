@@ -221,7 +221,7 @@ def clean(text: str) -> str:
 def _rewrite_latex(text: str) -> str:
     if "\\begin" not in text:
         text = re.sub(r"\\\\+(?=[a-zA-Z(\[,!;{}$%])", r"\\", text)
-        text = text.replace(r"\\", " , ")  # a new line
+        text = re.sub(r"\\\\(?=\s*\S)", " , ", text)  # a new line
     text = text.replace("\\$", f" {DOLLAR}").replace("\\%", "%")
     text = re.sub(r"\\[()\[\]](?!\s*\d+(?:pt|em|ex)\])", " ", text)
     text = re.sub(r"\\!\s*", "", text)
@@ -246,7 +246,8 @@ def tidy(text: str) -> str:
 def canonical(cleaned: str) -> str:
     """Return the form in which two answers are compared as strings."""
     text = cleaned.replace(OPEN, " ").replace(CLOSE, " ")
-    text = re.sub(r"\s+", " ", text)
+    # What leads stays: .5 is not 5.
+    text = re.sub(r"\s+", " ", text).rstrip(_TRAILING)
     # A space stays only where it separates two letters or digits.
     text = re.sub(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])", "", text)
     text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
