@@ -161,6 +161,8 @@ def test_policy_of_extraction() -> None:
     ("response", "gold", "reason"),
     [
         (r"\boxed{42}", "42", "exact string"),
+        (r"\boxed{" + r"\mathbf{" * 600 + "5" + "}" * 601, "5", "exact string"),
+        (r"\boxed{" + r"\text{" * 600 + "5" + "}" * 601, "5", "exact string"),
         (r"\boxed{0.5}", "1/2", "number"),
         (r"\boxed{(x+1)^2}", "x^2+2x+1", "same value"),
         (r"\boxed{2,1}", r"\{1,2\}", "set"),
@@ -313,6 +315,7 @@ def test_extraction_says_how() -> None:
     assert find_answer("7").how == "whole response"
     assert grading.extract_answer(r"\boxed{a} and \boxed{b}") == "a, b"
     assert grading.extract_answer("no idea" * 50) is None
+    assert grading.extract_answer(5) is None  # type: ignore[arg-type]
 
 
 # ---- processes ---------------------------------------------------------

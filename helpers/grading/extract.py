@@ -42,16 +42,15 @@ _HASHES = re.compile(r"####[ \t]*([^\n#]*)")
 _PHRASES = re.compile(
     r"(?:(?:final\s+answer(?:\s+is)?|(?:correct\s+)?answer\s+(?:is|equals)"
     r"|answer|答案是|(?:option|choice|result)\s+is|答案|(?:^|\n)[ \t]*A(?=:))"
-    r"\s*(?:\*\*|__)?\s*(?P<mark>[:：]|(?<=is)|(?<=equals)|(?<=是)|"
+    r"\s*(?:\*\*|__)?\s*(?P<mark>[:：]|(?<=is)|(?<=equals)|"
     r"(?<=nal answer)\n|(?<=nal answer\*\*)\n)"
     r"|(?:\bans(?:wer)?\b\s*[.=:]|\bresult\s*:|[\"']\w*answer[\"']\s*:)"
     r"|\banswer\s+(?:would|should|must)\s+be\b|\banswer\s+comes\s+out\s+to\b"
     r"|\banswer\s+of\b(?=[\s$\\(]*[-−]?\d)"
-    r"|(?:答案|答え|答|정답|답)\s*(?:\*\*)?\s*[:：是为為は은는]"
+    r"|(?:답|答案|答え|答)\s*(?:\*\*)?\s*[:：是为為は은는]"
     r"|(?P<comma>ответ|réponse|respuesta|antwort|risposta|resposta|antwoord|"
     r"odpowiedź|svaret|cevap)(?:\s+final\w*)?\s*(?:\*\*)?\s*"
-    r"(?:(?:ist|lautet|est|es|è|é)?\s*[:：]|—"
-    r"|(?:es|est|ist|lautet|is|è|é|är|er)\s(?!\s*:)))"
+    r"(?:(?:es|est|ist|lautet|is|è|é|är|er)(?:\s*[:：]|\s)|[:：]|—))"
     r"\s*(?:\*\*|__)?[ \t]*",
     re.I,
 )
@@ -87,8 +86,9 @@ _FENCED = re.compile(
 )
 _OPENED = re.compile(r"(?:[*_]{2})?(\\\[|\$\$|\\\(|\$(?=[^$\n]*\$))")
 _LEAD = re.compile(
-    r"^(?:(?:the|a|an|our|is|are|be|equals?|therefore|thus|so|hence|option|"
-    r"choice|approximately|about|only|just|exactly)\b|[:=*_\s])+",
+    r"^(?:(?:the|(?-i:an?)(?=\s+\d)|our|equals?|therefore|"
+    r"thus|so|hence|option|choice|approximately|about|only|just|exactly)\b"
+    r"|[:=*_\s])+",
     re.I,
 )
 
@@ -252,8 +252,8 @@ def _sentence_answer(rest: str) -> str:
 
 def _first_line(rest: str) -> str:
     line = rest[:MAX_LINE].split("\n", 1)[0]
-    sentence = re.match(r"(?:[^.。!]|\.(?=\d)|\.(?=\S)|!(?=\S))*", line)
-    line = sentence[0] if sentence and sentence[0].strip() else line
+    sentences = re.split(r"。|[.!](?!\S)", line)
+    line = next((s for s in sentences if s.strip(" .")), "")
     return line.strip().strip("*_").strip()
 
 
@@ -264,14 +264,14 @@ def _last_clause(line: str) -> str:
     if (shorter := _AFTERTHOUGHT.sub("", line)) != line:
         line = shorter if re.search(r"\d", shorter) else line
     if found := re.search(
-        r"^.*\b(?:is|are|was|be|equals)\b\s+([^{}]+(?:\{.*)?)$", line
+        r"^.*\b(?:is|are|was|be|equals)\b:?\s+([^{}]*(?:\{.*)?)$", line
     ):
         line = found[1]
     words = [w for w in WORD.findall(line) if w not in MATH_WORDS]
     if len([w for w in words if len(w) > 2]) > 3:
         numbers = NUMBER.findall(line)
         line = numbers[0].strip() if len(numbers) == 1 else line
-    if not line.isascii() and (found := re.search(r"[是为]\s*(.+)$", line)):
+    if found := re.search(r"[是为]\s*(.+)$", line):
         line = found[1]
     return _LEAD.sub("", line).strip().strip("*").strip()
 

@@ -24,7 +24,7 @@ class Date(NamedTuple):
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"[⟦⟧{}~\\]+|\s+", " ", text).strip(" .")
+    return re.sub(r"[⟦⟧{}~\\]+", " ", text).strip(" .")
 
 
 def read_time(text: str) -> tuple[int, int, int, str] | None:

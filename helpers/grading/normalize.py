@@ -16,6 +16,7 @@ from helpers.grading.spellings import DOLLAR, fold_unicode, rewrite_plain
 
 OPEN, CLOSE = "⟦", "⟧"
 MAX_LENGTH = 20_000
+MAX_DEPTH = 20
 
 
 _SYNONYMS = {
@@ -69,7 +70,7 @@ _UNIT_PRODUCT = re.compile(
     r"\s*[A-Za-z]+(?:\^\{?-?\d\}?)?(?:\s*(?:/|\\cdot|\s)\s*"
     r"[A-Za-z]+(?:\^\{?-?\d\}?)?)+\s*"
 )
-_CONNECTORS = {"if", "for", "where", "when", "only"}
+_CONNECTORS = {"if", "for", "where", "when"}
 _PLAIN_NUMBER = re.compile(r"\s*[-+]?(?:\d[\d,]*)?\.?\d+\.?\s*", re.A)
 # After a number, in every spelling that a degree has.
 _DEGREE = re.compile(
@@ -132,6 +133,8 @@ def _text_words(content: str) -> str:
         return "\\infty "
     if not re.search(r"[^\W\d_]", words):
         return f" {words} "
+    if words.lower() == "only":
+        return " "
     if words.lower() in _CONNECTORS:
         return f" {words} "
     # A connector inside a text keeps its role: \text{5 or 7}.
@@ -176,27 +179,26 @@ def _rewrite_one(
     if name in {"phantom", "label", "tag", "hspace", "vspace"}:
         group = _wrapped(text, end)
         return (" ", group[1]) if group else (" ", end)
-    if name in _TEXT_WRAPPERS:
+    if name in _TEXT_WRAPPERS or name in _PLAIN_WRAPPERS:
         group = _wrapped(text, end)
-        if group is None:
+        if group is None or depth >= MAX_DEPTH:
             return " ", end
-        content, stop = group
-        if name == "mathrm" and _UNIT_PRODUCT.fullmatch(content):
-            words = re.sub(r"\\cdot|[{}]", " ", content)
-            return f"{OPEN}{words.strip()}{CLOSE}", stop
-        if "\\" in content and depth < 20:
-            return rewrite_commands(content, depth + 1), stop
-        if name in {"mathrm", "operatorname"} and len(content.strip()) == 1:
-            return f" {content.strip()}", stop
-        return _text_words(content), stop
-    if name in _PLAIN_WRAPPERS:
-        group = _wrapped(text, end)
-        if group is None or depth >= 20:
-            return " ", end
-        return f"{{{rewrite_commands(group[0], depth + 1)}}}", group[1]
+        return _rewrite_group(name, group[0], depth + 1), group[1]
     if name in _LITERALS:
         return _LITERALS[name], end
     return f"\\{_SYNONYMS.get(name, name)} ", end
+
+
+def _rewrite_group(name: str, content: str, depth: int) -> str:
+    if name in _PLAIN_WRAPPERS:
+        return f"{{{rewrite_commands(content, depth)}}}"
+    if name == "mathrm" and _UNIT_PRODUCT.fullmatch(content):
+        return f"{OPEN}{content.strip()}{CLOSE}"
+    if "\\" in content:
+        return rewrite_commands(content, depth)
+    if name in {"mathrm", "operatorname"} and len(content.strip()) == 1:
+        return f" {content.strip()}"
+    return _text_words(content)
 
 
 def clean(text: str) -> str:
@@ -218,7 +220,8 @@ def clean(text: str) -> str:
 
 def _rewrite_latex(text: str) -> str:
     if "\\begin" not in text:
-        text = re.sub(r"\\\\+(?=[a-zA-Z(\[,!;{}])", r"\\", text)
+        text = re.sub(r"\\\\+(?=[a-zA-Z(\[,!;{}$%])", r"\\", text)
+        text = re.sub(r"\\\\(?=\s*\S)", " , ", text)  # a new line
     text = text.replace("\\$", f" {DOLLAR}").replace("\\%", "%")
     text = re.sub(r"\\[()\[\]](?!\s*\d+(?:pt|em|ex)\])", " ", text)
     text = re.sub(r"\\!\s*", "", text)
@@ -243,7 +246,8 @@ def tidy(text: str) -> str:
 def canonical(cleaned: str) -> str:
     """Return the form in which two answers are compared as strings."""
     text = cleaned.replace(OPEN, " ").replace(CLOSE, " ")
-    text = re.sub(r"\s+", " ", text).strip(_TRAILING)
+    # What leads stays: .5 is not 5.
+    text = re.sub(r"\s+", " ", text).rstrip(_TRAILING)
     # A space stays only where it separates two letters or digits.
     text = re.sub(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])", "", text)
     text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text)

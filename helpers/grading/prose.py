@@ -120,7 +120,7 @@ def last_resort(text: str) -> Extraction:
         for m in _MATH.finditer(tail)
         if not has_words(m[0])
     ]
-    bold = [b.strip(" .:") for b in _BOLD.findall(tail)]
+    bold = [b.rstrip(" .:") for b in _BOLD.findall(tail)]
     bold = [b for b in bold if NUMBER.fullmatch(b)]
     numbers = NUMBER.findall(tail)
     last_math = tail.rfind(formulas[-1]) if formulas else -1
