@@ -14,6 +14,7 @@ live under ``sweep/``, so the run's own results stay as they are.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,9 +26,10 @@ from tqdm.auto import tqdm
 
 from helpers.errors import LabError
 from helpers.problems import load_problems
-from helpers.recipes import Recipe
-from helpers.records import Problem
-from helpers.runs import RunDir
+from helpers.recipes import Recipe, recipe_hash
+from helpers.record_writer import append_records
+from helpers.records import Problem, Record, read_json, write_json
+from helpers.runs import RunDir, hash_file
 from helpers.stats import compare
 
 # What a trial needs of the run it starts from.
@@ -49,7 +51,9 @@ class Setting:
     @property
     def name(self) -> str:
         """A short name that is also a folder's."""
-        return f"lr{self.learning_rate:.0e}-b{self.beta:g}-s{self.steps}"
+        digits, power = f"{self.learning_rate:.6e}".split("e")
+        rate = f"{float(digits):g}e{power}"
+        return f"lr{rate}-b{self.beta:g}-s{self.steps}"
 
 
 def build_grid(
@@ -76,6 +80,9 @@ def run_sweep(
 ) -> list[dict[str, Any]]:
     """Train and measure what is missing; return the rows of ``settings``.
 
+    A stored row counts only when it was made from the same pairs, SFT model,
+    dev problems and recipe.
+
     Args:
         recipe: the run's; its ``dpo`` section is the start of each setting.
         run: a run with pairs and a merged SFT model.
@@ -86,7 +93,12 @@ def run_sweep(
     """
     result = run.file(RESULT)
     asked = load_problems(recipe.data.dev)[:n_dev]
-    known = {row["name"]: row for row in read_rows(result)}
+    made_from = describe_start(recipe, run, asked)
+    known = {
+        row["name"]: row
+        for row in read_rows(result)
+        if row.get("made_from") == made_from
+    }
     wanted = {s.name: s for s in settings}
     missing = [s for name, s in wanted.items() if name not in known]
     if missing:
@@ -94,8 +106,8 @@ def run_sweep(
         before = answer_sft(recipe, trial, asked)
         for setting in tqdm(missing, desc="DPO sweep"):
             row = measure_setting(recipe, trial, setting, asked, before)
-            with result.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            row["made_from"] = made_from
+            append_records(result, [Record.model_validate(row)])
             known[setting.name] = row
     return [known[name] for name in wanted]
 
@@ -112,14 +124,40 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def open_trial(recipe: Recipe, run: RunDir) -> RunDir:
-    """A folder of its own that starts where DPO starts."""
+def describe_start(
+    recipe: Recipe, run: RunDir, asked: Sequence[Problem]
+) -> str:
+    """A hash of all that a row depends on beside its setting."""
+    require_start(run)
+    text = json.dumps(
+        [
+            recipe_hash(recipe),
+            hash_file(run.file("pairs.jsonl")),
+            hash_file(run.file("sft", "merged")),
+            [problem.id for problem in asked],
+        ]
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def require_start(run: RunDir) -> None:
+    """LabError unless the run holds what DPO starts from."""
     if not run.file("sft", "merged").is_dir():
         raise LabError(
             f"{run.label} has no merged SFT model.",
             fix="run distill, sft and merge first, or mathslm course",
         )
+
+
+def open_trial(recipe: Recipe, run: RunDir) -> RunDir:
+    """A folder of its own that starts where DPO starts.
+
+    Metrics of settings that were trained before stay: a sweep killed
+    between a training and its row goes on from there.
+    """
     target = run.file("sweep")
+    own = target / "metrics.json"
+    trained = read_json(own) if own.is_file() else {}
     for name in NEEDED:
         source = run.file(name)
         if source.is_dir():
@@ -127,6 +165,7 @@ def open_trial(recipe: Recipe, run: RunDir) -> RunDir:
         elif source.is_file():
             target.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target / name)
+    write_json(own, trained | run.metrics())
     return RunDir.open(target, recipe)
 
 
@@ -282,11 +321,11 @@ def measure_kl(model: Any, tokenizer: Any, rows: Sequence[Any]) -> float:
     return total / tokens
 
 
-def read_margins(log: Path) -> list[tuple[int, float]]:
-    """(step, margin) of every logged step."""
+def read_margins(log: Path) -> list[list[float]]:
+    """[step, margin] of every logged step."""
     rows = map(json.loads, log.read_text("utf-8").splitlines())
     return [
-        (row["step"], round(row["rewards/margins"], 6))
+        [row["step"], round(row["rewards/margins"], 6)]
         for row in rows
         if "rewards/margins" in row
     ]

@@ -173,12 +173,11 @@ def test_merge_names_its_adapter(run_cli, calls, arguments, stage, tag):
     assert calls[0][0] == stage and calls[0][1][2] == tag
 
 
-@pytest.mark.parametrize(
-    ("name", "tier"), [("seven", "seven/recipe.yaml"), ("pocket", "pocket")]
-)
+@pytest.mark.parametrize("name", ["seven", "pocket"])
 def test_course_takes_the_run_folders_own_recipe(
-    run_cli, monkeypatch, tmp_path, name, tier
+    run_cli, monkeypatch, tmp_path, name
 ):
+    """Also a shipped one: it was begun with settings of its own."""
     from pathlib import Path
 
     from helpers import course
@@ -189,10 +188,12 @@ def test_course_takes_the_run_folders_own_recipe(
         seen.append(args)
 
     monkeypatch.setattr(course, "run_course", record)
-    RunDir.open(tmp_path / name, load_recipe("pocket", [f"name={name}"]))
+    sets = [f"name={name}", "seed=7"]
+    RunDir.open(tmp_path / name, load_recipe("pocket", sets))
     assert run_cli("course", "--run-dir", name).exit_code == 0
     ((asked, _),) = seen
-    assert Path(asked).as_posix() == tier
+    assert Path(asked).as_posix() == f"{name}/recipe.yaml"
+    assert load_recipe(tmp_path / asked).seed == 7
 
 
 def test_evaluate_prints_scores_with_their_interval(run_cli, calls, tmp_path):

@@ -40,7 +40,7 @@ from helpers.cli.recording import dpo_sweep, record
 from helpers.cli.sampling import seeding
 from helpers.cli.solutions import ablate, solutions
 from helpers.errors import LabError, did_you_mean
-from helpers.recipes import Recipe, list_recipes, load_recipe
+from helpers.recipes import Recipe, load_recipe
 from helpers.runs import RunDir
 
 app = typer.Typer(
@@ -289,8 +289,9 @@ def course(
         run_dir = run_dir or Path("runs") / f"{recipe.name}-quick"
         recipe, folder = load_setup(tier, run_dir, sets)
     parameters = read_parameters(parameter or ())
-    if tier is None and recipe.name not in list_recipes():
-        tier = str(folder / "recipe.yaml")  # a recipe of the user's own
+    stored = folder / "recipe.yaml"
+    if tier is None and stored.is_file():
+        tier = str(stored)  # with the seed and settings it was begun with
     page = run_course(
         tier or recipe.name,
         folder,
