@@ -159,7 +159,11 @@ def test_policy_of_extraction() -> None:
     ("response", "gold", "reason"),
     [
         (r"\boxed{42}", "42", "exact string"),
-        (r"\boxed{" + r"\mathbf{" * 600 + "5" + "}" * 601, "5", "exact string"),
+        (
+            r"\boxed{" + r"\mathbf{" * 600 + "5" + "}" * 601,
+            "5",
+            "exact string",
+        ),
         (r"\boxed{" + r"\text{" * 600 + "5" + "}" * 601, "5", "exact string"),
         (r"\boxed{0.5}", "1/2", "number"),
         (r"\boxed{(x+1)^2}", "x^2+2x+1", "same value"),
