@@ -86,9 +86,8 @@ _FENCED = re.compile(
 )
 _OPENED = re.compile(r"(?:[*_]{2})?(\\\[|\$\$|\\\(|\$(?=[^$\n]*\$))")
 _LEAD = re.compile(
-    r"^(?:(?:the|(?-i:an?)(?=\s+\d)|our|equals?|therefore|"
-    r"thus|so|hence|option|choice|approximately|about|only|just|exactly)\b"
-    r"|[:=*_\s])+",
+    r"^(?:(?:the|(?-i:an?)(?=\s+(?:[\d$]|\\\())|our|equals?|therefore|thus|so|"
+    r"hence|option|choice|approximately|about|only|just|exactly)\b|[:=*_\s])+",
     re.I,
 )
 
