@@ -66,7 +66,7 @@ POLICY: dict[str, str] = {
     "are not 7 girls",
     "bare braces": "{1,2} is a set: no order, no repetition",
     "domains": "variables are real: sqrt(x^2) is |x|, not x; ln(x^2) is "
-    "2 ln|x|, not 2 ln x",
+    "2 ln|x|, not 2 ln x; z and w are complex beside i",
     "constant of integration": "required: x^2 is not x^2 + C; c equals C",
     "log": "a bare log may mean the natural or the decimal one",
     "bases": "52_8 equals only 52_8, not 52, 52_7 or 42",
