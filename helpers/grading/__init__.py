@@ -27,7 +27,7 @@ from helpers.grading.trace import note
 if TYPE_CHECKING:
     from helpers.grading.explain import Step
 
-GRADER_VERSION = "1.1"
+GRADER_VERSION = "1.2"
 DEADLINE_S = 1.0
 PAIRS_PER_WORKER = 16
 
