@@ -15,7 +15,7 @@ from helpers.recipes import Recipe, list_recipes, load_recipe
 from helpers.recipes.schema import ModelConfig
 from helpers.records import Completion, read_json, read_records, write_text
 from helpers.runs import DATA_DIR, REPO_ROOT
-from helpers.stats import compare, proportion
+from helpers.stats import compare, holm, proportion
 
 MEASURED = DATA_DIR / "measured" / "pocket"
 README = REPO_ROOT / "README.md"
@@ -196,10 +196,44 @@ def render_card(measured: Path = MEASURED) -> str:
     return "\n".join(lines)
 
 
+def render_ablation(
+    path: Path = MEASURED.parent / "smol-mix" / "ablation.json",
+) -> str:
+    """One row an arm and set: score, and what changed against the first."""
+    record = read_json(path)
+    settings, machine = record["settings"], record["manifest"]
+    first = next(name for name, sets in record["arms"].items() if not sets)
+    rows = [
+        (seed, arm, name, found["sft"][name]["score"], change)
+        for seed, row in record["seeds"].items()
+        for arm, found in row.items()
+        for name, change in found["change"].items()
+    ]
+    corrected = holm([change["p"] for *_, change in rows])
+    lines = ["| seed | training | set | score | against | change | p | Holm |",
+             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for (seed, arm, name, score, change), p in zip(
+        rows, corrected, strict=True
+    ):
+        against = "base" if arm == first else first
+        lines.append(
+            f"| {seed} | {arm} | {name} | {score} | {against} "
+            f"| {change['difference']} | {change['p']:.2g} | {p:.2g} |"
+        )
+    sources = ", ".join(f"{n} {name}" for name, n in settings["mix"].items())
+    lines += ["", f"Rows: {sources}; one source has as many in all. p: exact "
+              f"McNemar; Holm: corrected for {len(rows)} comparisons. "
+              f"{settings['epochs']:g} epoch, {machine['processor']}, "
+              f"{machine['cores']} cores, "
+              f"{machine['created'][:10]}."]  # fmt: skip
+    return "\n".join(lines)
+
+
 RENDERERS = {
     README: {
         "results": render_results,
         "timings": render_timings,
+        "ablation": render_ablation,
         "tiers": render_tiers,
     },
     CARD: {"card": render_card},
