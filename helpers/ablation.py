@@ -25,6 +25,7 @@ from helpers.solutions import run_solutions
 
 OUTPUT = "ablation.json"
 REFERENCE = "all sources"
+SECTIONS = ("model", "data", "solutions", "sft", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -77,18 +78,15 @@ def run_ablation(
     Returns:
         What ``ablation.json`` holds: the settings, and per seed and arm the
         scores and the paired comparison with the first arm.
+
+    Raises:
+        LabError: no such arm, or the table there has rows of other settings.
     """
     recipe = load_recipe(tier, overrides)
     arms = list_arms(recipe)
-    known = [arm.name for arm in arms]
-    for name in names:
-        if name not in known:
-            raise LabError(
-                f"There is no arm '{name}'.",
-                fix="choose from: " + ", ".join(known),
-            )
-    path = folder / OUTPUT
-    table = read_json(path)["seeds"] if path.is_file() else {}
+    _check_names(arms, names)
+    path, record = folder / OUTPUT, describe_table(recipe, arms)
+    table = _take_up(path, record) if path.is_file() else {}
     for seed in seeds:
         row = table.setdefault(str(seed), {})
         first = None
@@ -99,8 +97,58 @@ def run_ablation(
             run = run_arm(load_recipe(tier, sets), folder, arm, seed)
             first = first or run
             row[arm.name] = measure_arm(run, first)
-            write_json(path, describe_table(recipe, arms, table))
-    return describe_table(recipe, arms, table)
+            write_json(path, record | {"seeds": _sort_rows(arms, table)})
+    return record | {"seeds": _sort_rows(arms, table)}
+
+
+def _check_names(arms: Sequence[Arm], names: Sequence[str]) -> None:
+    known = [arm.name for arm in arms]
+    for name in names:
+        if name not in known:
+            raise LabError(
+                f"There is no arm '{name}'.",
+                fix="choose from: " + ", ".join(known),
+            )
+
+
+def _take_up(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The rows of the table that lies there, when its settings are ours.
+
+    Rows of two settings side by side would look like a matter of the seed.
+    A table without ``recipe`` knows a few settings only; it stays without,
+    because nobody can tell what else its rows were made with.
+    """
+    stored = read_json(path)
+    known = "recipe" if "recipe" in stored else "settings"
+    if known == "settings":
+        del record["recipe"]
+    # the arms follow from the rest, and from the order of the sources
+    differ = _compare(stored.get(known), record[known], known)
+    differ = differ or _compare(stored.get("arms"), record["arms"], "arms")
+    if differ:
+        raise LabError(
+            f"{path} has rows of other settings: {'; '.join(differ)}.",
+            why="seeds are only comparable when nothing else differs",
+            fix="choose another --run-dir for these settings, or go on with "
+            "those of the table",
+        )
+    return stored["seeds"]
+
+
+def _compare(there: Any, now: Any, name: str) -> list[str]:
+    """Every setting that differs, with both values."""
+    if isinstance(there, dict) and isinstance(now, dict):
+        keys = [*there, *(key for key in now if key not in there)]
+        return [
+            line
+            for key in keys
+            for line in _compare(
+                there.get(key), now.get(key), f"{name}: {key}"
+            )
+        ]
+    if there == now:
+        return []
+    return [f"{name} is {json.dumps(there)} there, {json.dumps(now)} now"]
 
 
 def run_arm(recipe: Recipe, folder: Path, arm: Arm, seed: int) -> RunDir:
@@ -161,10 +209,12 @@ def compare_runs(
     }
 
 
-def describe_table(
-    recipe: Recipe, arms: Sequence[Arm], table: dict[str, Any]
-) -> dict[str, Any]:
-    """The record: where it was measured, the settings, the results."""
+def describe_table(recipe: Recipe, arms: Sequence[Arm]) -> dict[str, Any]:
+    """The record without its rows: where it was measured, the settings.
+
+    ``recipe`` has all that the rows depend on; the seed is theirs.
+    """
+    whole = recipe.model_dump(mode="json")
     return {
         "manifest": describe_machine(recipe),
         "settings": {
@@ -175,9 +225,16 @@ def describe_table(
             "max_length": recipe.sft.max_length,
             "max_new_tokens": recipe.evaluate.max_new_tokens,
         },
+        "recipe": {name: whole[name] for name in SECTIONS},
         "arms": {arm.name: list(arm.sets) for arm in arms},
-        "seeds": {
-            seed: {arm.name: row[arm.name] for arm in arms if arm.name in row}
-            for seed, row in table.items()
-        },
+    }
+
+
+def _sort_rows(
+    arms: Sequence[Arm], table: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The rows by seed, their arms in order."""
+    return {
+        seed: {arm.name: row[arm.name] for arm in arms if arm.name in row}
+        for seed, row in table.items()
     }

@@ -78,15 +78,39 @@ class CutSplit:
         )
         if self.change.diff >= 0:
             return f"{head} There is no drop to explain."
-        would = f"the change would be {self.at_most.difference}"
-        if self.at_most.diff < 0:
-            return (
-                f"{head} Had every cut response been right, {would}: "
-                "cutting alone cannot explain the drop."
-            )
         return (
-            f"{head} Had every cut response been right, {would}: cutting "
-            "may explain the drop, and a larger cap would tell."
+            f"{head}{self._doubt()} Had every cut response been right, the "
+            f"change would be {self.at_most.difference}: {self._conclude()}"
+        )
+
+    def _doubt(self) -> str:
+        """A drop that a paired test does not see may be none at all."""
+        if self.change.verdict != "undecided":
+            return ""
+        found = self.change
+        # the exact test may doubt what the interval does not
+        inside = found.low <= 0 <= found.high
+        word = "within noise" if inside else "undecided"
+        return (
+            f" The change ({found.difference}, exact McNemar "
+            f"{stats.format_p(found.p_value)}) is {word} at n = {found.n}: "
+            "there may be no drop to explain."
+        )
+
+    def _conclude(self) -> str:
+        """What cutting can explain; of an undecided drop only an if."""
+        start = "if it is a drop, " if self._doubt() else ""
+        left = self.at_most
+        none_cut = left.diff == self.change.diff
+        if left.diff >= 0:
+            rest = ""
+        elif none_cut or left.verdict != "undecided":
+            return f"{start}cutting alone cannot explain the drop."
+        else:
+            rest = "what would be left is within noise, so "
+        return (
+            f"{start}{rest}cutting may explain the drop, and a larger cap "
+            "would tell."
         )
 
 

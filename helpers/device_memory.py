@@ -31,13 +31,9 @@ def map_layers(
     disk.
     """
     import torch
-    from accelerate import infer_auto_device_map, init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from accelerate import infer_auto_device_map
 
-    config = AutoConfig.from_pretrained(path.as_posix(), revision=revision)
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config)
-    model.tie_weights()
+    model = build_empty(path, revision)
     inside, outside = (0, "cpu") if device == "cuda" else (device, "disk")
     room = measure_free_memory(device)
     # Four bits inside, with room for what the making of them takes;
@@ -55,6 +51,35 @@ def map_layers(
         dtype=torch.int8 if rung.quantization else full,
         special_dtypes=wide,
     )
+
+
+def build_empty(path: Path, revision: str | None) -> Any:
+    """The model without weights: names and shapes, and no memory."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(path.as_posix(), revision=revision)
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
+    return model
+
+
+def measure_fp32(path: Path, revision: str | None, base: bool) -> int:
+    """Bytes that a model's weights take in fp32.
+
+    ``revision`` names a commit of the recipe's ``base``, of no other model.
+    """
+    model = build_empty(path, revision if base else None)
+    return 4 * sum(weight.numel() for weight in model.parameters())
+
+
+def measure_cpu_room() -> int:
+    """Bytes that are free in the machine's memory, or in its container."""
+    from helpers.machine import read_container_limit
+
+    free = measure_free_memory("cpu")
+    return min(free, read_container_limit() or free)
 
 
 def measure_free_memory(device: str) -> int:

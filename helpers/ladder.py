@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -98,6 +99,41 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(
         words in str(error) for words in MEMORY_WORDS
     )
+
+
+@contextmanager
+def raise_out_of_memory() -> Iterator[None]:
+    """Out of memory while transformers quantizes stays what it is.
+
+    It catches every error of the quantization of a weight, goes on without
+    that weight, and ends with a RuntimeError that names no cause: the ladder
+    would not go down. All other errors are left to it.
+    """
+    from transformers import core_model_loading as loading
+
+    handle = getattr(loading, "log_conversion_errors", None)
+    if handle is None:  # another version, which has no such catch
+        yield
+        return
+
+    @contextmanager
+    def watch(*args: Any, **kwargs: Any) -> Iterator[None]:
+        memory = None
+        with handle(*args, **kwargs):
+            try:
+                yield
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                memory = error
+        if memory is not None:
+            raise memory
+
+    loading.log_conversion_errors = watch
+    try:
+        yield
+    finally:
+        loading.log_conversion_errors = handle
 
 
 def list_rungs(

@@ -9,12 +9,15 @@ not to the 16-bit ones that they were made from; ``compare_bases`` of
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from helpers.ladder import DoesNotFit, free_memory
-from helpers.models import fit_recipe, load_model
-from helpers.precision import pick_device
+from helpers.device_memory import measure_cpu_room, measure_fp32
+from helpers.errors import LabError
+from helpers.ladder import GIB, DoesNotFit, free_memory, is_out_of_memory
+from helpers.models import fit_recipe, is_base, load_model
+from helpers.precision import pick_device, resolve_dtype
 from helpers.recipes import Recipe
 
 
@@ -38,15 +41,50 @@ def load_exact(recipe: Recipe, path: Path) -> tuple[Any, Any]:
     }
     exact = recipe.model.model_copy(update=changes)
     recipe = recipe.model_copy(update={"model": exact})
+    return load_where_it_fits(load_model, recipe, path)
+
+
+def load_where_it_fits(
+    load: Callable[[Recipe, Path], tuple[Any, Any]],
+    recipe: Recipe,
+    path: Path,
+) -> tuple[Any, Any]:
+    """What ``load`` gives on the recipe's device; of a small card on the CPU.
+
+    Raises:
+        LabError: the CPU's memory is too small too; says how much it takes.
+    """
+    device = pick_device(recipe)
     try:
-        return load_model(recipe, path)
-    except DoesNotFit:
-        if pick_device(recipe) == "cpu":
+        return load(recipe, path)
+    except Exception as error:
+        if not (isinstance(error, DoesNotFit) or is_out_of_memory(error)):
             raise
+    # Outside the handler: the error's frames held what was loaded.
     free_memory()
+    need = measure_fp32(
+        Path(path), recipe.model.revision, is_base(recipe, path)
+    )
+    room = measure_cpu_room()
+    # A CPU promises more memory than it has, and then ends the process.
+    if device == "cpu" or room < need:
+        raise refuse_merge(need, room)
     print("In fp32 the model is too large for the card: merging on the CPU.")
     hardware = recipe.hardware.model_copy(update={"device": "cpu"})
-    return load_model(recipe.model_copy(update={"hardware": hardware}), path)
+    recipe = recipe.model_copy(update={"hardware": hardware})
+    return load_where_it_fits(load, recipe, path)
+
+
+def refuse_merge(need: int, room: int) -> LabError:
+    """The error of a machine that holds no fp32 model of this size."""
+    return LabError(
+        f"The merge needs {need / GIB:.1f} GiB of memory for the model in "
+        f"fp32; {room / GIB:.1f} GiB are free.",
+        why="four bytes a parameter, on a card or else in the machine's "
+        "memory",
+        fix="close other programs, or copy the run folder to a machine with "
+        "more memory and merge there",
+    )
 
 
 def load_trained_base(recipe: Recipe, path: Path) -> tuple[Any, Any]:
@@ -55,10 +93,17 @@ def load_trained_base(recipe: Recipe, path: Path) -> tuple[Any, Any]:
     Quantized ones are made from the recipe's dtype, as for training, and
     unpacked.
     """
-    import torch
-
     if fit_recipe(recipe, path).model.quantization is None:
         return load_exact(recipe, path)
+    # Before the device may change: a CPU could choose another format.
+    recipe = resolve_dtype(recipe)
+    return load_where_it_fits(load_unpacked, recipe, path)
+
+
+def load_unpacked(recipe: Recipe, path: Path) -> tuple[Any, Any]:
+    """The quantized model, unpacked to fp32 on its device."""
+    import torch
+
     model, tokenizer = load_model(recipe, path)
     # It warns of the very cast that is asked for.
     logging.getLogger("transformers.integrations.bitsandbytes").setLevel(

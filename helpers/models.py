@@ -22,7 +22,14 @@ from helpers.device_memory import (
 )
 from helpers.errors import LabError
 from helpers.hub import use_cache_when_unreachable
-from helpers.ladder import Climb, Rung, apply_rung, list_rungs, walk_ladder
+from helpers.ladder import (
+    Climb,
+    Rung,
+    apply_rung,
+    list_rungs,
+    raise_out_of_memory,
+    walk_ladder,
+)
 from helpers.precision import (
     explain_precision,
     keep_layout,
@@ -152,9 +159,10 @@ def climb(
 
     def load(rung: Rung) -> tuple[Any, Any]:
         loaded = load_rung(recipe, path, rung, device)
-        reserve_room(room, device)
         if training:
             prepare_training(loaded[0])
+        # After it: it turns embeddings and head to fp32, which is more.
+        reserve_room(room, device)
         return loaded
 
     return walk_ladder(rungs, load)
@@ -183,17 +191,18 @@ def load_rung(
     if rung.offload:
         place = map_layers(path, revision, device, rung)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path.as_posix(),
-            revision=revision,
-            dtype=getattr(torch, rung.dtype),
-            attn_implementation=recipe.model.attn_implementation,
-            quantization_config=make_quantization(
-                rung.quantization, rung.dtype, offload=rung.offload
-            ),
-            device_map=place,
-            offload_folder=make_offload_folder() if rung.offload else None,
-        )
+        with raise_out_of_memory():
+            model = AutoModelForCausalLM.from_pretrained(
+                path.as_posix(),
+                revision=revision,
+                dtype=getattr(torch, rung.dtype),
+                attn_implementation=recipe.model.attn_implementation,
+                quantization_config=make_quantization(
+                    rung.quantization, rung.dtype, offload=rung.offload
+                ),
+                device_map=place,
+                offload_folder=make_offload_folder() if rung.offload else None,
+            )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _explain_missing(path, error) from None
     model = keep_layout(model.eval())

@@ -2,29 +2,27 @@
 
 ``record_run`` packs what a run has made into ``data/measured/<tier>/run``:
 graded completions (gzipped), harvest, adapters, logs, evaluations, metrics,
-the ledger, the values that the notebooks showed, the tokenizer, and
-``record.json`` with the SHA-256 of every file. Merged weights are not kept:
-where they are needed they are made again from the adapter, and replay needs
-none. Of an adapter, files over ``HEAVY`` bytes are listed only; a record that
-lacks some serves replay, and nothing is computed further from it.
+the ledger, what the notebooks showed, the tokenizer, and ``record.json`` with
+the SHA-256 of every file. Merged weights are not kept: they are made again
+from the adapter, and replay needs none. Of an adapter, files over ``HEAVY``
+bytes are listed only; such a record serves replay alone.
 
 ``take_stage`` copies one recorded stage into a run folder, and checks its
-hashes; ``Values`` keeps what a notebook computed with a model, so that the
-same cell can show it where there is no model.
+hashes. What a stage sampled comes with the stamp beside it, which says what
+the lines were drawn from: without it nobody could draw more of them.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import json
+import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from pydantic import BaseModel
 
 from helpers.errors import LabError
 from helpers.recipes import Recipe, load_recipe
@@ -44,6 +42,7 @@ TOKENIZER_FILES = (
 )
 ALWAYS = ("recipe.yaml", "manifest.json", "metrics.json", "ledger.json")
 PACKED = ".gz"
+PARTIAL = ".partial"  # a file that is still being written
 HEAVY = 3 << 20  # bytes
 
 
@@ -74,35 +73,75 @@ def record_run(
         The folder, replaced as a whole once everything is in it.
 
     Raises:
-        LabError: a stage is not finished.
+        LabError: a stage is not finished, or was itself taken from a
+            record; or ``out`` holds something else than a record.
     """
+    found = [read_json(p) for p in run.file("stages").glob("*.json")]
+    _require_own(run, found)
     missing = [s for s in stages if not stage_file(run.path, s).is_file()]
     if missing:
         raise LabError(
             f"{run.label} has not finished: {', '.join(missing)}.",
-            why="a record is replayed by every notebook of the course",
+            why="every notebook of the course replays a record",
             fix="run mathslm course into that folder first",
         )
-    found = [read_json(p)["stage"] for p in run.file("stages").glob("*.json")]
-    stages = [*stages, *sorted(set(found) - set(stages))]
-    out = out or record_folder(run.recipe.name)
-    target = out.with_name(out.name + ".partial")
+    stages = [*stages, *sorted({one["stage"] for one in found} - {*stages})]
+    place = record_folder(run.recipe.name)
+    out = out or place
+    _require_free(out)
+    timings = run.file("notebooks", "timings.json")
+    extra = [timings] if timings.is_file() else []
+    beside = out.resolve() == place.resolve()
     with disk_errors(out):
-        shutil.rmtree(target, ignore_errors=True)
-        left_out = {}
+        _fill(run, stages, out, [] if beside else extra)
+        for file in extra if beside else []:
+            shutil.copy2(file, out.parent)
+    return out
+
+
+def _require_own(run: RunDir, found: Iterable[Mapping[str, Any]]) -> None:
+    """A record of a replay would pass for what this machine computed."""
+    replayed = sorted(one["stage"] for one in found if one.get("recorded"))
+    if replayed:
+        raise LabError(
+            f"{run.label} holds replayed stages: {', '.join(replayed)}.",
+            why="a record says when and on which machine all of it was made",
+            fix="run mathslm course -p RUN_MODE=run into a new run folder, "
+            "and record that one",
+        )
+
+
+def _require_free(out: Path) -> None:
+    """Only an earlier record is replaced: other folders are not ours."""
+    if not out.exists() or (out / INDEX).is_file():
+        return
+    if not out.is_dir() or any(out.iterdir()):
+        raise LabError(
+            f"{out} lies there and holds no {INDEX}.",
+            why="a record replaces its folder as a whole",
+            fix="name a folder that is empty or not there yet",
+        )
+
+
+def _fill(
+    run: RunDir, stages: Sequence[str], out: Path, extra: Sequence[Path]
+) -> None:
+    """Write all of a record under another name, then put it in place."""
+    parent = out.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".record-") as work:
+        target, left_out = Path(work) / out.absolute().name, {}
         for name in [*ALWAYS, *_list_files(run, stages)]:
             if is_heavy(run.file(name)):
                 left_out[name] = _hash(run.file(name))
             else:
                 _pack(run.path, name, target)
+        for file in extra:
+            shutil.copy2(file, target)
         _copy_tokenizer(run.recipe, target / TOKENIZER)
         _write_index(target, left_out)
         shutil.rmtree(out, ignore_errors=True)
-        target.rename(out)
-    timings = run.file("notebooks", "timings.json")
-    if timings.is_file():
-        shutil.copy2(timings, out.parent / "timings.json")
-    return out
+        target.rename(out.absolute())
 
 
 def _list_files(run: RunDir, stages: Sequence[str]) -> list[str]:
@@ -120,10 +159,15 @@ def _list_files(run: RunDir, stages: Sequence[str]) -> list[str]:
             found = sorted(path.rglob("*")) if path.is_dir() else [path]
             names += [
                 file.relative_to(run.path).as_posix()
-                for file in found
+                for file in (*found, run.file(stamp_name(output)))
                 if file.is_file()
             ]
     return list(dict.fromkeys(names))
+
+
+def stamp_name(name: str) -> str:
+    """The stamp beside a samples file, see :mod:`helpers.sample_store`."""
+    return Path(name).with_suffix(".inputs.json").as_posix()
 
 
 def is_heavy(file: Path) -> bool:
@@ -195,8 +239,9 @@ def check_record(folder: Path) -> list[str]:
 def take_stage(run: RunDir, stage: str, *, replay: bool = False) -> bool:
     """Copy a stage from the tier's record when its settings are ours.
 
-    Not over work that was begun here: that is gone on with instead. Not from
-    a record without all its files either, unless for a replay.
+    Not over work that was begun here: that is gone on with instead. What an
+    interrupted take left is no such work. Not from a record without all its
+    files either, unless for a replay.
 
     Raises:
         LabError: a recorded file is not what its hash says.
@@ -210,22 +255,51 @@ def take_stage(run: RunDir, stage: str, *, replay: bool = False) -> bool:
     if read_json(source / INDEX).get("left_out") and not replay:
         return False
     record = read_json(record_file)
-    if any(run.file(name).exists() for name in record["outputs"]):
+    files = read_recorded(source, record["outputs"])
+    if _is_begun(run, record["outputs"], files):
         return False
-    manifest = read_json(source / "manifest.json")
     with disk_errors(run.path):
-        for name in record["outputs"]:
-            unpack(source, name, run.path)
+        for name, data in files.items():
+            _write_whole(run.file(name), data)
     metrics = read_json(source / "metrics.json")
     everything = run.metrics() | {stage: metrics[stage]}
     write_json(run.file("metrics.json"), everything)
-    record["recorded"] = {
-        "date": manifest["created"][:10],
-        "machine": describe_computer(manifest),
-    }
+    record["recorded"] = make_note(read_json(source / "manifest.json"))
     write_json(stage_file(run.path, stage), record)
     run.save_recipe()
     return True
+
+
+def _is_begun(
+    run: RunDir, outputs: Sequence[str], files: Mapping[str, bytes]
+) -> bool:
+    """True when an output holds anything that is not the record's own."""
+    for output in outputs:
+        path = run.file(output)
+        for file in path.rglob("*") if path.is_dir() else [path]:
+            name = file.relative_to(run.path).as_posix()
+            if not file.is_file() or file.suffix == PARTIAL:
+                continue
+            if name not in files or file.read_bytes() != files[name]:
+                return True
+    return False
+
+
+def _write_whole(place: Path, data: bytes) -> None:
+    """All or nothing, so that a killed take leaves no half of a file."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part = place.with_name(place.name + PARTIAL)
+    part.write_bytes(data)
+    os.replace(part, place)
+
+
+def make_note(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage keeps of the machine and code that recorded it."""
+    return {
+        "date": manifest["created"][:10],
+        "machine": describe_computer(manifest),
+        "commit": manifest.get("commit"),
+    }
 
 
 def describe_computer(manifest: Mapping[str, Any]) -> str:
@@ -241,94 +315,36 @@ def describe_record(manifest: Mapping[str, Any]) -> str:
 
 def fits(source: Path, recipe: Recipe) -> bool:
     """A record fits when it was made with exactly this recipe."""
-    if not (source / "recipe.yaml").is_file():
-        return False
-    return load_recipe(source / "recipe.yaml") == recipe
+    path = source / "recipe.yaml"
+    return path.is_file() and load_recipe(path) == recipe
 
 
-def unpack(source: Path, name: str, target: Path) -> None:
-    """Copy a file, a packed one or a folder of a record.
+def read_recorded(source: Path, outputs: Sequence[str]) -> dict[str, bytes]:
+    """The files of a stage by their names in a run, unpacked.
+
+    A stamp comes before its samples: these are never there without it.
 
     Raises:
         LabError: a file is not what its hash says.
     """
     listed: dict[str, str] = read_json(source / INDEX)["sha256"]
-    inside = [
-        file
-        for file in listed
-        if file in (name, name + PACKED) or file.startswith(f"{name}/")
-    ]
-    for file in inside:
-        data = (source / file).read_bytes()
-        if hashlib.sha256(data).hexdigest() != listed[file]:
-            raise LabError(
-                f"The recorded file {file} is damaged.",
-                why=f"its SHA-256 is not the one in {INDEX}",
-                fix="check the record out again",
-            )
-        place = target / file.removesuffix(PACKED)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if file.endswith(PACKED):
-            data = gzip.decompress(data)
-        place.write_bytes(data)
+    wanted = [part for name in outputs for part in (stamp_name(name), name)]
+    files = {}
+    for name in wanted:
+        for file in listed:
+            if file in (name, name + PACKED) or file.startswith(f"{name}/"):
+                data = _read_whole(source, file, listed[file])
+                files[file.removesuffix(PACKED)] = data
+    return files
 
 
-class Values:
-    """What notebooks computed with a model: kept in a run, or replayed.
-
-    Args:
-        run: the run folder; new values are added to its ``values.json``.
-        replay: take values from the tier's record instead of computing.
-    """
-
-    def __init__(self, run: RunDir, replay: bool):
-        self.run, self.replay = run, replay
-
-    def recall(
-        self,
-        name: str,
-        compute: Callable[[], Any],
-        rows: type[BaseModel] | None = None,
-    ) -> Any:
-        """``compute()``, or what the recorded run got from it.
-
-        Both go through JSON, so that a cell sees the same types live and
-        replayed.
-
-        Args:
-            name: unique in the course; the name of a stage stands for its
-                metrics.
-            rows: the value is a list of these records.
-
-        Raises:
-            LabError: replay, and the record has no such value.
-        """
-        if self.replay:
-            value = self._read_recorded(name)
-        else:
-            value = compute()
-            if rows:
-                value = [row.model_dump(mode="json") for row in value]
-            value = json.loads(json.dumps(value))
-            self._keep(name, value)
-        return [rows.model_validate(row) for row in value] if rows else value
-
-    def _keep(self, name: str, value: Any) -> None:
-        if name in self.run.metrics():
-            return
-        path = self.run.file(VALUES)
-        known = read_json(path) if path.is_file() else {}
-        write_json(path, known | {name: value})
-
-    def _read_recorded(self, name: str) -> Any:
-        source = record_folder(self.run.recipe.name)
-        for file in (VALUES, "metrics.json"):
-            if (source / file).is_file():
-                known = read_json(source / file)
-                if name in known:
-                    return known[name]
+def _read_whole(source: Path, file: str, digest: str) -> bytes:
+    path = source / file
+    data = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != digest:
         raise LabError(
-            f"The recorded run has no value '{name}'.",
-            why="it was recorded before this cell was written",
-            fix='set RUN_MODE = "run", or record the run again',
+            f"The recorded file {file} is damaged.",
+            why=f"its SHA-256 is not the one in {INDEX}",
+            fix="check the record out again",
         )
+    return gzip.decompress(data) if file.endswith(PACKED) else data

@@ -1,9 +1,10 @@
 """Grade a run again with the installed grader: no sampling, no torch.
 
-Every ``samples/*.jsonl`` and ``eval/*/*.jsonl`` gets the verdicts of the
-installed grader, and the measures of finished stages follow. What a model
-was trained on is history: ``sft.jsonl`` and ``pairs.jsonl`` are compared
-with what the new verdicts would harvest, and written only when asked.
+Every ``.jsonl`` under ``samples/``, also those of ``mathslm seeding``, and
+every ``eval/*/*.jsonl`` gets the verdicts of the installed grader, and the
+measures of finished stages follow. What a model was trained on is history:
+``sft.jsonl`` and ``pairs.jsonl`` are compared with what the new verdicts
+would harvest, and written only when asked.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from helpers.harvest import (
     measure_samples,
 )
 from helpers.locks import hold_lock
-from helpers.problems import load_problems
+from helpers.problems import hash_problems, load_problems
 from helpers.recipes import recipe_hash
 from helpers.records import (
     PairRow,
@@ -37,9 +38,12 @@ from helpers.records import (
 from helpers.results import measure_benchmark
 from helpers.runs import RunDir, hash_file, resolve_data
 from helpers.sample_file import hash_text, iter_samples
+from helpers.seeding import STAGE as SEEDING
+from helpers.seeding import Arm, list_arms, measure_arms
 from helpers.verdicts import (
     FileChange,
     keep_copy,
+    regrade_command,
     regrade_file,
 )
 
@@ -115,6 +119,8 @@ def _regrade_all(run: RunDir, names: list[str], harvest: bool) -> Regraded:
     fresh = metrics | _measure_evaluations(run, metrics)
     if STAGE in metrics and run.file(SAMPLES).is_file():
         fresh[STAGE] = _renew_distill(run, metrics[STAGE], harvest, aside, out)
+    if SEEDING in metrics:
+        fresh[SEEDING] = _renew_seeding(run, metrics[SEEDING], out)
     out.scores = _list_changed_scores(metrics, fresh)
     out.metrics = [name for name in fresh if fresh[name] != metrics.get(name)]
     if out.metrics:
@@ -129,7 +135,7 @@ def _regrade_all(run: RunDir, names: list[str], harvest: bool) -> Regraded:
 def list_graded(run: RunDir) -> list[str]:
     """The graded files of a run, as paths in it."""
     paths = [
-        *run.path.glob("samples/*.jsonl"),
+        *run.path.glob("samples/**/*.jsonl"),
         *run.path.glob("eval/*/*.jsonl"),
     ]
     return sorted(p.relative_to(run.path).as_posix() for p in paths)
@@ -199,6 +205,55 @@ def _renew_distill(
         kept = measure_harvest(Harvest())
         measured |= {key: old[key] for key in kept if key in old}
     return measured
+
+
+def _renew_seeding(
+    run: RunDir, old: dict[str, Any], out: Regraded
+) -> dict[str, Any]:
+    """Measures of the seed experiment, arm by arm, from its files.
+
+    Its problems are needed for their order, which the interval depends on.
+    """
+    path = run.file("stages", f"{SEEDING}.json")
+    inputs = read_json(path)["inputs"] if path.is_file() else {}
+    arms = _find_arms(old)
+    reason = _refuse_seeding(run, inputs, arms)
+    if not reason:
+        problems = load_problems(run.recipe.data.train)
+        chosen = problems[: int(inputs["n_problems"])]
+        found = measure_arms(run, arms, chosen)
+        return old | {arm.name: one.summary() for arm, one in found.items()}
+    files = {arm.file for arm in arms}
+    if any(one.changed and one.name in files for one in out.files):
+        out.stale.append(
+            f"the measures of {SEEDING}, since {reason}: mend that, then "
+            + regrade_command(run)
+        )
+    return old
+
+
+def _find_arms(measures: Iterable[str]) -> list[Arm]:
+    """The arms by the names that their measures have."""
+    names = list(measures)
+    levels = {float(name.rpartition("= ")[2]) for name in names}
+    return [arm for arm in list_arms(sorted(levels)) if arm.name in names]
+
+
+def _refuse_seeding(
+    run: RunDir, inputs: dict[str, str], arms: list[Arm]
+) -> str:
+    """Why the arms cannot be measured the way they were, or ""."""
+    if not inputs:
+        return f"{SEEDING} has not finished"
+    missing = [arm.file for arm in arms if not run.file(arm.file).is_file()]
+    if missing:
+        return f"there is no {missing[0]}"
+    train = run.recipe.data.train
+    try:
+        same = hash_problems(train) == inputs["problems"]
+    except LabError:
+        same = False
+    return "" if same else f"{train} is not the file it was made from"
 
 
 def _refuse_harvest(run: RunDir) -> str:

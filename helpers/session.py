@@ -10,13 +10,14 @@ the record too, so the same cells show a recorded run.
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -25,20 +26,19 @@ from helpers.needs import NEEDS, list_needs
 from helpers.recipes import Recipe, load_recipe
 from helpers.recording import (
     TOKENIZER,
-    Values,
+    VALUES,
     describe_record,
     record_folder,
     stage_file,
     take_stage,
 )
-from helpers.records import read_json
+from helpers.records import read_json, write_json
 from helpers.runs import REPO_ROOT, RunDir
 from helpers.smol import SMOL_ID
 
 MODES = ("auto", "run", "replay")
 BATCH_VARIABLE = "MATHSLM_BATCH"
 PLAIN_SECONDS = 15.0
-Mode = Literal["auto", "run", "replay"]
 
 
 def list_stages(recipe: Recipe) -> list[str]:
@@ -73,10 +73,45 @@ class Session:
     ) -> Any:
         """``compute()``; in a replay what the recorded run got from it.
 
-        See :meth:`helpers.recording.Values.recall`.
+        Both go through JSON, so that a cell sees the same types live and
+        replayed. What is computed is kept in the run's ``values.json``.
+
+        Args:
+            name: unique in the course; the name of a stage stands for its
+                metrics.
+            rows: the value is a list of these records.
+
+        Raises:
+            LabError: replay, and the record has no such value.
         """
-        values = Values(self.run, self.mode == "replay")
-        return values.recall(name, compute, rows)
+        if self.mode == "replay":
+            value = self._read_recorded(name)
+        else:
+            value = compute()
+            if rows:
+                value = [row.model_dump(mode="json") for row in value]
+            value = self._keep(name, json.loads(json.dumps(value)))
+        return [rows.model_validate(row) for row in value] if rows else value
+
+    def _keep(self, name: str, value: Any) -> Any:
+        path = self.run.file(VALUES)
+        if name not in self.run.metrics():
+            known = read_json(path) if path.is_file() else {}
+            write_json(path, known | {name: value})
+        return value
+
+    def _read_recorded(self, name: str) -> Any:
+        source = record_folder(self.recipe.name)
+        for file in (VALUES, "metrics.json"):
+            if (source / file).is_file():
+                known = read_json(source / file)
+                if name in known:
+                    return known[name]
+        raise LabError(
+            f"The recorded run has no value '{name}'.",
+            why="it was recorded before this cell was written",
+            fix='set RUN_MODE = "run", or record the run again',
+        )
 
     def load(self, tag: str = "base") -> tuple[Any, Any]:
         """(model, tokenizer) of a tag; a replay has no model: None.
@@ -97,14 +132,13 @@ class Session:
 
         if self.mode == "replay":
             return load_tokenizer(record_folder(self.recipe.name) / TOKENIZER)
-        return load_tokenizer(
-            find_base(self.recipe), self.recipe.model.revision
-        )
+        model = self.recipe.model
+        return load_tokenizer(find_base(self.recipe), model.revision)
 
     def provenance(self, *stages: str) -> str:
         """ "live", or where and when the stages were recorded."""
         for stage in stages:
-            path = self.run.file("stages", f"{stage.replace('/', '-')}.json")
+            path = stage_file(self.run.path, stage)
             if path.is_file() and (note := read_json(path).get("recorded")):
                 return f"recorded on {note['date']}, {note['machine']}"
         return "live"
@@ -173,15 +207,10 @@ def _replay(session: Session, stages: Sequence[str]) -> None:
     and what notebooks saw of them comes through :meth:`Session.recall`.
     """
     recipe, run = session.recipe, session.run
-    wanted = [
-        part
-        for stage in stages
-        for part in (
-            list_needs(recipe, stage)
-            if stage.startswith("merge/")
-            else [stage]
-        )
-    ]
+    wanted: list[str] = []
+    for stage in stages:
+        merge = stage.startswith("merge/")
+        wanted += list_needs(recipe, stage) if merge else [stage]
     for stage in dict.fromkeys(wanted):
         live = session.provenance(stage) == "live"
         if live and stage_file(run.path, stage).is_file():
@@ -196,8 +225,9 @@ def _replay(session: Session, stages: Sequence[str]) -> None:
                 why="a record is replayed only with the settings, model "
                 "and problems it was made with, and never over work "
                 "that the run folder holds",
-                fix='set RUN_MODE = "run", or drop your overrides; a tier '
-                "that was recorded in its quick form needs --quick",
+                fix='set RUN_MODE = "run", drop your overrides, or choose an '
+                "empty RUN_DIR; a tier that was recorded in its quick form "
+                "needs --quick",
             )
 
 

@@ -29,6 +29,7 @@ from helpers.prompts import MARKS, TEMPLATES, render_prompt
 from helpers.recipes import Recipe, recipe_hash
 from helpers.records import Problem, SftRow, write_records
 from helpers.runs import RunDir, require_space
+from helpers.settle import settle_model
 
 STAGE, OUTPUT = "solutions", "solutions.jsonl"
 STEPS = ("mixed", "worked", "graded", "length")
@@ -82,6 +83,8 @@ def run_solutions(
         )
     mark = choose_mark(recipe)
     require_space(run.path, SPACE_MB)
+    # The prompts are in the form of the model that is trained on them.
+    recipe = settle_model(recipe, run)
     inputs = describe_inputs(recipe)
     if run.is_done(STAGE, inputs, force):
         print(f"{STAGE}: done with these inputs, loaded.")

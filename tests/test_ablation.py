@@ -6,10 +6,18 @@ import json
 
 import pytest
 
+from helpers import ablation
 from helpers.ablation import REFERENCE, list_arms, run_ablation
 from helpers.errors import LabError
 from helpers.recipes import load_recipe
-from helpers.records import Problem, SftRow, read_records, write_records
+from helpers.records import (
+    Problem,
+    SftRow,
+    read_json,
+    read_records,
+    write_json,
+    write_records,
+)
 
 SHORT = (
     "sft.max_length=400",
@@ -85,6 +93,62 @@ def test_an_unknown_arm_is_refused(tmp_path, sets):
         run_ablation(
             str(tmp_path / "tiny.yaml"), tmp_path / "a", (1,), sets, ["none"]
         )
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Arms that train nothing and say which seed they had."""
+    monkeypatch.setattr(ablation, "run_arm", lambda r, *_: r.seed)
+    monkeypatch.setattr(ablation, "measure_arm", lambda run, _: {"run": run})
+
+
+def test_a_table_goes_on_with_other_seeds(tmp_path, sets, quick):
+    tier, folder = str(tmp_path / "tiny.yaml"), tmp_path / "a"
+    run_ablation(tier, folder, (1,), sets)
+    done = run_ablation(tier, folder, (2,), sets)
+    assert list(done["seeds"]) == ["1", "2"]
+    assert read_json(folder / "ablation.json")["seeds"] == done["seeds"]
+
+
+OTHER = {
+    "in the table": ("sft.epochs=7", "sft: epochs is"),
+    "not among its short settings": ("sft.max_steps=3", "max_steps is 2"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_rows_of_other_settings_are_not_mixed(tmp_path, sets, quick, name):
+    tier, folder = str(tmp_path / "tiny.yaml"), tmp_path / "a"
+    override, message = OTHER[name]
+    run_ablation(tier, folder, (1,), sets)
+    before = (folder / "ablation.json").read_bytes()
+    with pytest.raises(LabError, match=message) as error:
+        run_ablation(tier, folder, (2,), (*sets, override))
+    assert "--run-dir" in error.value.fix
+    assert (folder / "ablation.json").read_bytes() == before
+
+
+def test_the_order_of_the_sources_is_a_setting(tmp_path, sets, quick):
+    """The first is the one source of the second arm."""
+    tier, folder = str(tmp_path / "tiny.yaml"), tmp_path / "a"
+    run_ablation(tier, folder, (1,), sets)
+    mix = json.loads(sets[0].removeprefix("solutions.mix="))
+    turned = json.dumps(dict(reversed(mix.items())))
+    with pytest.raises(LabError, match="arms: one source is"):
+        run_ablation(tier, folder, (2,), (f"solutions.mix={turned}", *SHORT))
+
+
+def test_a_table_of_before_is_read_and_claims_no_more(tmp_path, sets, quick):
+    tier, folder = str(tmp_path / "tiny.yaml"), tmp_path / "a"
+    path = folder / "ablation.json"
+    old = run_ablation(tier, folder, (1,), sets)
+    del old["recipe"]
+    write_json(path, old)
+    done = run_ablation(tier, folder, (2,), sets)
+    assert done.keys() == {"manifest", "settings", "arms", "seeds"}
+    assert done["seeds"]["1"] == old["seeds"]["1"] and "2" in done["seeds"]
+    with pytest.raises(LabError, match="settings: epochs is"):
+        run_ablation(tier, folder, (3,), (*sets, "sft.epochs=7"))
 
 
 @pytest.mark.slow

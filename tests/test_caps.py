@@ -185,15 +185,48 @@ def test_a_drop_is_settled_by_the_cut_ones():
     assert split.at_most.diff == 0
     text = split.sentence("base", "sft", "GSM8K")
     assert "of 4 lost problems 4 were cut" in text
+    assert "p = 0.12) is undecided at n = 10" in text
     assert "a larger cap would tell" in text
     wrong = [make_row(f"p{i}", "\\boxed{3}", "1") for i in range(10)]
     text = caps.split_change(before, wrong).sentence("base", "sft")
     assert "of 10 lost problems 0 were cut" in text
     assert "cutting alone cannot explain the drop" in text
+    assert "noise" not in text
     text = caps.split_change(before, before).sentence("base", "sft")
     assert "no drop to explain" in text
     with pytest.raises(LabError, match="not about the same problems"):
         caps.split_change(before, before[1:])
+
+
+def lose(n, wrong, cut):
+    """Of ``n`` right ones some become wrong, and some are cut."""
+    before = [make_row(f"p{i}", "\\boxed{1}", "1") for i in range(n)]
+    after = list(before)
+    for i in range(wrong):
+        after[i] = make_row(f"p{i}", "\\boxed{3}", "1")
+    for i in range(wrong, wrong + cut):
+        after[i] = make_row(f"p{i}", "hm", "1", finish="length", tokens=9)
+    return caps.split_change(before, after).sentence("base", "sft")
+
+
+def test_a_drop_within_noise_is_only_explained_with_an_if():
+    one = lose(100, wrong=1, cut=0)
+    assert "p = 1) is within noise at n = 100" in one
+    assert ": if it is a drop, cutting alone cannot explain the drop" in one
+    two = lose(100, wrong=1, cut=1)
+    assert "if it is a drop, what would be left is within noise, so" in two
+    four = lose(10, wrong=0, cut=4)
+    assert ": if it is a drop, cutting may explain the drop" in four
+
+
+def test_what_cutting_leaves_may_be_noise_too():
+    text = lose(40, wrong=1, cut=9)
+    assert "within noise at n" not in text  # ten of forty were lost
+    assert (
+        ": what would be left is within noise, so cutting may explain" in text
+    )
+    assert "cannot explain" not in text
+    assert "cutting alone cannot explain" in lose(40, wrong=9, cut=1)
 
 
 @pytest.mark.slow

@@ -209,6 +209,75 @@ def test_load_model_goes_down_for_real(tiny_recipe, monkeypatch, capsys):
         models.load_model(tiny_recipe)
 
 
+def break_quantization(monkeypatch, error, kinds=("4bit", "8bit"), after=5):
+    """Let bitsandbytes fail on a weight in the middle of the model."""
+    from transformers.integrations import bitsandbytes
+
+    for kind in kinds:
+        operation = getattr(bitsandbytes, f"Bnb{kind}Quantize")
+        calls = []
+
+        def convert(*args, calls=calls, real=operation.convert, **options):
+            calls.append(1)
+            if len(calls) > after:
+                raise error
+            return real(*args, **options)
+
+        monkeypatch.setattr(operation, "convert", convert)
+
+
+def test_out_of_memory_while_quantizing_goes_down(tiny_recipe, monkeypatch):
+    """transformers hides it behind an error of its own."""
+    pytest.importorskip("bitsandbytes")
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried 20 MiB.")
+    break_quantization(monkeypatch, error, ["8bit"])
+    recipe = laddered(tiny_recipe, quantization="int8")
+    way = models.climb(recipe, training=True)
+    assert way.rung.quantization == "nf4"
+    assert [a.error for a in way.attempts] == ["CUDA out of memory", ""]
+
+
+def test_other_errors_while_quantizing_stay_what_they_are(
+    tiny_recipe, monkeypatch
+):
+    from transformers import core_model_loading
+
+    pytest.importorskip("bitsandbytes")
+    before = core_model_loading.log_conversion_errors
+    break_quantization(monkeypatch, ValueError("no such shape"))
+    recipe = laddered(tiny_recipe, quantization="nf4")
+    with pytest.raises(RuntimeError, match="automatic conversion"):
+        models.load_model(recipe)
+    assert core_model_loading.log_conversion_errors is before
+
+
+def test_a_version_that_hides_no_error_is_left_alone(monkeypatch):
+    from transformers import core_model_loading
+
+    monkeypatch.delattr(core_model_loading, "log_conversion_errors")
+    with ladder.raise_out_of_memory():
+        pass
+    assert not hasattr(core_model_loading, "log_conversion_errors")
+
+
+def test_training_room_is_asked_for_when_all_weights_are_there(
+    tiny_recipe, monkeypatch
+):
+    """Embeddings and head in fp32 are part of what has to fit beside it."""
+    order = []
+    prepare = models.prepare_training
+    monkeypatch.setattr(
+        models,
+        "prepare_training",
+        lambda model: order.append("prepare") or prepare(model),
+    )
+    monkeypatch.setattr(
+        models, "reserve_room", lambda room, device: order.append("reserve")
+    )
+    models.load_model(tiny_recipe, training=True)
+    assert order == ["prepare", "reserve"]
+
+
 def test_what_does_not_fit_is_left_on_the_disk(
     tiny_recipe, tiny_model_dir, monkeypatch, capsys
 ):

@@ -297,6 +297,57 @@ def test_the_report_adds_up():
     assert "(2 of its 5 problems are met)" in str(report)
 
 
+def test_a_problem_in_two_sets_is_counted_for_both():
+    """The second set said "none", as if it were clean."""
+    near = tell(1).replace("in a box", "in the box")
+    sets = {
+        "first": [make("f", tell(1))],
+        "second": [make("s", tell(1))],
+        "third": [make("t", tell(1, 50))],
+        "fourth": [make("u", near)],
+        "other": [make("o", "How many ways are there to do nothing?")],
+    }
+    index = ContaminationIndex(sets)
+    rows = [make("a", tell(1)), make("b", "Why?")]
+    clean, report = decontaminate(rows, index)
+    assert [p.id for p in clean] == ["b"] and report.hits == 1
+    lines = str(report).splitlines()
+    assert lines[0] == "1 of 2 problems overlap"
+    for name in ("first", "second"):
+        text = f"  {name}: 1 same text (1 of its 1 problems are met)"
+        assert text in lines
+    for name in ("third", "fourth"):
+        text = f"  {name}: 1 shared words (1 of its 1 problems are met)"
+        assert text in lines
+    assert "  other: none (0 of its 1 problems are met)" in lines
+    assert index.find(rows[0]).reference_set == "first"
+
+
+def test_changed_numbers_are_counted_for_every_set():
+    text = "Ann has 3 cats, 4 dogs and 5 eels. She sells 2 cats for 9 each."
+    other = re.sub(r"\d", "77", text)
+    sets = {name: [make(name, text)] for name in "ab"}
+    hits = ContaminationIndex(sets).find_all(make("p", other))
+    assert [(hit.reference_set, hit.kind) for hit in hits] == [
+        ("a", "same but for the numbers"),
+        ("b", "same but for the numbers"),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:gsm8k", "ignore:math-500")
+def test_a_mix_names_every_set_that_a_row_is_in(three_sources, tmp_path):
+    row = ROWS["math-500"][0] | {"problem": "Question 3?"}
+    write_rows(tmp_path / "math500_test.jsonl", [row])
+    test = [{"question": f"Question {i}?", "answer": "#### 1"} for i in (3, 4)]
+    write_rows(tmp_path / "gsm8k_test.jsonl", test)
+    sets = ["gsm8k", "math-500"]
+    mix = load_mix({"gsm8k-train": 28}, seed=0, against=sets)
+    assert mix.reports["gsm8k-train"].dropped["decontamination"] == {
+        "same text as in gsm8k and same text as in math-500": 1,
+        "same text as in gsm8k": 1,
+    }
+
+
 words = st.lists(st.sampled_from("abcdefgh12"), min_size=1, max_size=30)
 
 

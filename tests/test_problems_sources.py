@@ -171,6 +171,33 @@ def test_odd_golds_are_no_answers(answer, copies):
         read_gold(SOURCES["olympiadbench"], {"answer": answer})
 
 
+@pytest.mark.parametrize(
+    "answer", [r"336^\circ", r"336^{\circ}", r"336 ^ \circ", "336°", "336 °"]
+)
+def test_an_angle_in_degrees_is_a_number(answer, copies):
+    """AIME 2025 has one; without it 29 of its 30 problems were left."""
+    from helpers.grading import grade_response
+
+    row = ROWS["aime-2025"][0]
+    write_rows(copies / "aime-2025.jsonl", [row | {"answer": answer}])
+    problems, report = load_source("aime-2025")
+    assert [p.answer for p in problems] == [answer]
+    assert not report.n_dropped
+    for said in ("336", answer, r"336^\circ"):
+        assert grade_response(rf"\boxed{{{said}}}", answer).correct, said
+        assert grade_response(rf"\boxed{{{answer}}}", said).correct, said
+    assert not grade_response(r"\boxed{335}", answer).correct
+
+
+@pytest.mark.parametrize("answer", [r"^\circ", r"x^\circ", r"3^\circ C", "°"])
+def test_a_degree_sign_makes_no_number(answer, copies):
+    row = ROWS["aime-2025"][0]
+    write_rows(copies / "aime-2025.jsonl", [row | {"answer": answer}])
+    with pytest.raises(LabError, match="no row is left") as error:
+        load_source("aime-2025")
+    assert "not a number" in error.value.why
+
+
 def test_mathnet_keeps_text_with_a_final_answer(copies):
     row = ROWS["mathnet"][0]
     rows = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -12,8 +13,10 @@ pytest.importorskip("bitsandbytes")
 import torch
 from training_rows import save_adapter, write_pairs, write_sft_rows
 
-from helpers import dpo, evaluate, merge, sft
-from helpers.models import load_model
+from helpers import dpo, evaluate, merge, merge_base, sft
+from helpers.device_memory import measure_fp32
+from helpers.errors import LabError
+from helpers.models import find_base, load_model
 from helpers.planner.shapes import find_shape
 from helpers.planner.workload import count_weight_bytes
 from helpers.precision import is_quantized, widen_adapter
@@ -39,6 +42,13 @@ def make_run(tmp_path, tiny_recipe, kind, *changes):
     overrides = [*QUICK, f"model.quantization={kind}", *changes]
     recipe = load_recipe(path, overrides)
     return recipe, RunDir.open(tmp_path / f"run-{kind}", recipe)
+
+
+def find_trained_base(tmp_path, tiny_recipe, kind):
+    """The recipe and its base, on whatever device there is."""
+    auto = "hardware.device=auto"
+    recipe, _ = make_run(tmp_path, tiny_recipe, kind, auto)
+    return recipe, find_base(recipe)
 
 
 def test_a_quantized_model_is_made_ready_for_training(tiny_recipe, tmp_path):
@@ -166,6 +176,96 @@ def test_the_dequantized_base_is_the_one_that_was_trained(
     assert list(found) == names
     diffs = [found[name]["max_abs_logit_diff"] for name in names]
     assert diffs[0] < 1e-2 < min(diffs[1:])
+
+
+@pytest.fixture
+def small_card(monkeypatch):
+    """A card whose memory ends while it unpacks; the CPU's does not.
+
+    ``fails`` of what it returns is how often unpacking fails, ``calls`` how
+    often it was tried.
+    """
+    from transformers import PreTrainedModel
+
+    unpack, seen = (
+        PreTrainedModel.dequantize,
+        SimpleNamespace(
+            calls=0,
+            fails=1,
+            error=torch.OutOfMemoryError("CUDA out of memory."),
+        ),
+    )
+
+    def dequantize(self, dtype=None):
+        seen.calls += 1
+        if seen.calls <= seen.fails:
+            raise seen.error
+        return unpack(self, dtype)
+
+    def pick(recipe):
+        asked = recipe.hardware.device
+        return "cuda" if asked == "auto" else asked
+
+    monkeypatch.setattr(PreTrainedModel, "dequantize", dequantize)
+    monkeypatch.setattr(merge_base, "pick_device", pick)
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_base_too_large_for_its_card_is_unpacked_on_the_cpu(
+    tiny_recipe, tmp_path, small_card, capsys, kind
+):
+    recipe, path = find_trained_base(tmp_path, tiny_recipe, kind)
+    model, _ = merge_base.load_trained_base(recipe, path)
+    assert "merging on the CPU" in capsys.readouterr().out
+    assert {w.dtype for w in model.parameters()} == {torch.float32}
+    assert small_card.calls == 2
+    sets = [f"model.quantization={kind}", "hardware.device=cpu"]
+    there = load_recipe(tmp_path / "tiny.yaml", sets)
+    direct, _ = merge_base.load_unpacked(there, path)
+    weights = direct.state_dict()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, weights[name])
+
+
+def test_a_merge_that_fits_nowhere_says_what_it_takes(
+    tiny_recipe, tmp_path, small_card, monkeypatch
+):
+    recipe, path = find_trained_base(tmp_path, tiny_recipe, "nf4")
+    plain, _ = load_model(tiny_recipe)
+    need = 4 * sum(weight.numel() for weight in plain.parameters())
+    assert measure_fp32(path, None, True) == need
+    monkeypatch.setattr(merge_base, "measure_cpu_room", lambda: need - 1)
+    monkeypatch.setattr(merge_base, "GIB", 1)
+    with pytest.raises(LabError, match=f"needs {need}.0 GiB .* fp32"):
+        merge_base.load_trained_base(recipe, path)
+    assert small_card.calls == 1  # the CPU was not even tried
+
+
+def test_a_cpu_without_memory_says_it_too(tiny_recipe, tmp_path, small_card):
+    recipe, path = find_trained_base(tmp_path, tiny_recipe, "nf4")
+    small_card.fails = 2
+    with pytest.raises(LabError, match="The merge needs"):
+        merge_base.load_trained_base(recipe, path)
+    assert small_card.calls == 2
+
+
+def test_another_error_of_the_unpacking_is_no_lack_of_memory(
+    tiny_recipe, tmp_path, small_card
+):
+    recipe, path = find_trained_base(tmp_path, tiny_recipe, "nf4")
+    small_card.error = RuntimeError("no kernel")
+    with pytest.raises(RuntimeError, match="no kernel"):
+        merge_base.load_trained_base(recipe, path)
+
+
+def test_room_is_that_of_the_container(monkeypatch):
+    from helpers import device_memory, machine
+
+    monkeypatch.setattr(machine, "read_container_limit", lambda: 100)
+    assert device_memory.measure_cpu_room() == 100
+    monkeypatch.setattr(machine, "read_container_limit", lambda: None)
+    assert device_memory.measure_cpu_room() > 100
 
 
 def read_storage(weight):

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 
 import pytest
 
 from helpers import recording
 from helpers.errors import LabError
-from helpers.recording import Values, check_record, record_run, take_stage
-from helpers.records import Completion, read_json, read_records
+from helpers.recording import check_record, record_run, take_stage
+from helpers.records import (
+    Completion,
+    read_json,
+    read_records,
+    write_json,
+    write_records,
+)
 from helpers.runs import DATA_DIR, RunDir
+from helpers.sample_store import open_samples
+from helpers.session import Session
 
 SHIPPED = sorted(
     path.parent for path in (DATA_DIR / "measured").glob("*/run/recipe.yaml")
@@ -34,7 +43,7 @@ def kept(tmp_path, tiny_recipe, monkeypatch):
         run.file("sft", "merge_fidelity.json").write_text("{}")
         stage["outputs"] = ["sft/merged", "sft/merge_fidelity.json"]
         stage["metrics"] = {"cosine": 1.0}
-    Values(run, replay=False).recall("03 seen", lambda: (1, "two"))
+    Session(run.recipe, run, "auto").recall("03 seen", lambda: (1, "two"))
     return run
 
 
@@ -123,10 +132,11 @@ def test_missing_and_foreign_files_are_named(kept):
 
 
 def test_values_are_the_same_live_and_replayed(kept, tmp_path, tiny_recipe):
-    live = Values(kept, replay=False).recall("03 seen", lambda: (1, "two"))
+    session = Session(tiny_recipe, kept, "auto")
+    live = session.recall("03 seen", lambda: (1, "two"))
     record_run(kept, ["distill"])
     run = RunDir.open(tmp_path / "other", tiny_recipe)
-    replayed = Values(run, replay=True)
+    replayed = Session(tiny_recipe, run, "replay")
     fail = lambda: pytest.fail("computed")  # noqa: E731
     assert replayed.recall("03 seen", fail) == live == [1, "two"]
     assert replayed.recall("distill", fail) == {"n": 8}
@@ -138,8 +148,107 @@ def test_completions_are_recalled_as_completions(tmp_path, tiny_recipe):
     path = DATA_DIR / "measured" / "pocket" / "run" / "eval" / "base"
     rows = read_records(path / "hard.jsonl", Completion)[:3]
     run = RunDir.open(tmp_path / "run", tiny_recipe)
-    values = Values(run, replay=False)
+    values = Session(run.recipe, run, "auto")
     assert values.recall("x", lambda: rows, rows=Completion) == rows
+
+
+def test_a_replayed_run_is_not_recorded(kept, tmp_path, tiny_recipe):
+    """It would pass for what this machine computed."""
+    folder = record_run(kept, ["distill"])
+    run = RunDir.open(tmp_path / "other", tiny_recipe)
+    assert take_stage(run, "distill", replay=True)
+    with pytest.raises(LabError, match="replayed stages: distill"):
+        record_run(run, ["distill", "merge/sft"])
+    assert check_record(folder) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_record_replaces_nothing_but_a_record(kept, tmp_path, kind):
+    out = tmp_path / "mine"
+    file = out if kind == "file" else out / "thesis.txt"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("years")
+    with pytest.raises(LabError, match="holds no record.json"):
+        record_run(kept, ["distill"], out)
+    assert file.read_text() == "years"
+    file.unlink()
+    for _ in range(2):  # into nothing, then over a record
+        assert check_record(record_run(kept, ["distill"], out)) == []
+    assert not list(tmp_path.glob(".record-*"))
+
+
+def test_timings_lie_beside_the_default_place_only(kept, tmp_path):
+    write_json(kept.file("notebooks", "timings.json"), {"02": 1.0})
+    folder = record_run(kept, ["distill"])
+    assert (folder.parent / "timings.json").is_file()
+    assert not (folder / "timings.json").exists()
+    out = record_run(kept, ["distill"], tmp_path / "out" / "run")
+    assert check_record(out) == [] and (out / "timings.json").is_file()
+    assert [path.name for path in out.parent.iterdir()] == ["run"]
+
+
+def test_recorded_samples_can_be_extended(kept, tmp_path, tiny_recipe):
+    path = DATA_DIR / "measured" / "pocket" / "run" / "eval" / "base"
+    rows = read_records(path / "hard.jsonl", Completion)[:3]
+    inputs = {"model": "m"}
+    with kept.stage("evaluate/base", inputs) as stage:
+        open_samples(kept, "eval/base/hard.jsonl", inputs)
+        write_records(kept.file("eval/base/hard.jsonl"), rows)
+        open_samples(kept, "samples/more.jsonl", inputs)
+        write_records(kept.file("samples/more.jsonl"), rows)
+        stage["outputs"] = ["eval/base/hard.jsonl", "samples/more.jsonl"]
+    folder = record_run(kept, ["evaluate/base"])
+    assert check_record(folder) == []
+    run = RunDir.open(tmp_path / "other", tiny_recipe)
+    assert take_stage(run, "evaluate/base")
+    for name in ("eval/base/hard.jsonl", "samples/more.jsonl"):
+        assert open_samples(run, name, inputs).rows == 3
+        with pytest.raises(LabError, match="changed: model"):
+            open_samples(run, name, {"model": "other"})
+
+
+def test_an_interrupted_take_is_done_again(
+    kept, tmp_path, tiny_recipe, monkeypatch
+):
+    record_run(kept, ["distill"])
+    run = RunDir.open(tmp_path / "late", tiny_recipe)
+    for _ in range(2):  # killed at the very end, and again
+        assert take_stage(run, "distill", replay=True)
+        recording.stage_file(run.path, "distill").unlink()
+    run = RunDir.open(tmp_path / "other", tiny_recipe)
+
+    def die(source, target):
+        if target.name == "sft.jsonl":
+            raise KeyboardInterrupt
+        shutil.move(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recording.os, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            take_stage(run, "distill", replay=True)
+    assert run.file("samples", "distill.jsonl").is_file()
+    assert not run.file("sft.jsonl").exists()
+    assert take_stage(run, "distill", replay=True)
+    assert run.file("sft.jsonl").read_text() == "row\n"
+
+
+def test_one_output_of_ones_own_keeps_them_all(kept, tmp_path, tiny_recipe):
+    """Also beside others that are the record's, and inside a folder."""
+    with kept.stage("sft", {"rows": 1}) as stage:
+        kept.file("sft", "adapter").mkdir()
+        kept.file("sft", "adapter", "weights").write_text("w")
+        stage["outputs"] = ["sft/adapter"]
+    record_run(kept, ["distill", "sft"])
+    run = RunDir.open(tmp_path / "other", tiny_recipe)
+    run.file("sft", "adapter").mkdir(parents=True)
+    for name in ("sft.jsonl", "sft/adapter/mine"):
+        run.file(name).write_text("mine")
+    shutil.copytree(kept.file("samples"), run.file("samples"))
+    for stage in ("distill", "sft"):
+        assert not take_stage(run, stage, replay=True)
+    assert run.file("sft.jsonl").read_text() == "mine"
+    assert not run.file("sft", "adapter", "weights").exists()
+    assert run.metrics() == {}
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda p: p.parent.name)

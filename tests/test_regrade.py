@@ -174,6 +174,80 @@ def test_harvest_writes_what_the_stage_would_have_written(spoiled):
     assert len(read_records(run.file("pairs.jsonl"), PairRow)) == 6
 
 
+def sample_arms(run, temperatures=(0.7, 1.0)):
+    """A finished seed experiment: two samples of six problems an arm."""
+    from helpers import seeding
+    from helpers.problems import hash_problems
+
+    problems = regrade.load_problems(run.recipe.data.train)[:6]
+    arms = seeding.list_arms(temperatures)
+    for arm in arms:
+        rows = [
+            make_graded(problem, sample, problem.answer if sample else "no")
+            for problem in problems
+            for sample in range(2)
+        ]
+        write_records(run.file(arm.file), rows)
+    inputs = {
+        "n_problems": "6",
+        "problems": hash_problems(run.recipe.data.train),
+    }
+    with run.stage(seeding.STAGE, inputs) as record:
+        found = seeding.measure_arms(run, arms, problems)
+        record["metrics"] = {arm.name: r.summary() for arm, r in found.items()}
+    return arms
+
+
+def make_graded(problem, sample, said):
+    """One response, graded by the installed grader."""
+    response = f"try {sample}: \\boxed{{{said}}}"
+    grade = grading.grade_response(response, problem.answer)
+    return Completion(
+        problem_id=problem.id,
+        sample=sample,
+        prompt=problem.problem,
+        response=response,
+        grader=grading.GRADER_VERSION,
+        gold=problem.answer,
+        finish_reason="stop",
+        tokens=9,
+        mean_logprob=-0.5,
+        seed=sample,
+        **vars(grade),
+    )
+
+
+def test_the_seed_experiment_is_graded_again_too(done):
+    arms = sample_arms(done)
+    metrics, name = done.metrics(), arms[0].file
+    right = done.file(name).read_bytes()
+    assert regrade.run_regrade(done).metrics == []
+    spoil(done, name, {"sum-1", "sum-4"})
+    spoilt = done.metrics()
+    spoilt["seeding"][arms[0].name]["right"] = 0
+    write_json(done.file("metrics.json"), spoilt)
+    found = regrade.run_regrade(done)
+    assert done.file(name).read_bytes() == right
+    assert found.aside.joinpath(name).is_file()
+    assert found.metrics == ["seeding"] and found.stale == []
+    assert done.metrics() == metrics
+
+
+@pytest.mark.parametrize("lost", ["problems", "a file"])
+def test_measures_of_seeds_that_cannot_be_made_again_are_left(done, lost):
+    arms = sample_arms(done)
+    before = done.metrics()["seeding"]
+    spoil(done, arms[0].file, {"sum-1"})
+    if lost == "problems":
+        write_records(done.recipe.data.train, [])
+    else:
+        done.file(arms[1].file).unlink()
+    found = regrade.run_regrade(done)
+    assert done.metrics()["seeding"] == before
+    assert any("the measures of seeding" in line for line in found.stale)
+    assert any("mathslm regrade" in line for line in found.stale)
+
+
 @pytest.mark.parametrize("at", ["second file", "metrics", "harvest"])
 def test_a_stop_at_any_moment_loses_nothing(spoiled, monkeypatch, at):
     run, right, metrics = spoiled

@@ -6,6 +6,7 @@ import json
 import random
 import re
 import statistics
+import time
 
 import pytest
 from bs4 import BeautifulSoup
@@ -26,9 +27,10 @@ from helpers.records import (
 from helpers.report import export_lm_eval, read_results, write_report
 from helpers.report.blocks import flatten, is_number, show_seconds
 from helpers.report.markdown import escape, fence
+from helpers.report.sampling import build_sampled, cut_alike
 from helpers.report.scores import OUTCOME_NAMES, compare_all, paired_row
 from helpers.runs import RunDir
-from helpers.sampled import summarize_samples
+from helpers.sampled import pass_curve, summarize_samples
 
 TAGS = ("base", "sft", "dpo", "dpo-published")
 # Share of right answers per model, and of cut-off ones among the wrong.
@@ -440,6 +442,26 @@ def test_sampled_section_is_what_the_samples_say(full):
     assert f"pass@1 went from {100 * summary['avg'][0]:.1f} %" in text
 
 
+def test_sampled_models_are_cut_to_the_same_samples(empty_run):
+    """Figure, table and sentence are about the samples that all have."""
+    fill_sampled(empty_run)
+    name = empty_run.recipe.evaluate.benchmarks[2].name
+    path = empty_run.file("eval", "sft", f"{name}.t1.jsonl")
+    rows = read_records(path, Completion)
+    write_records(path, [row for row in rows if row.sample < 2])
+    results = read_results(empty_run)
+    found = cut_alike(results.sampled[name, 1.0])
+    curves = {tag: pass_curve(groups) for tag, groups in found.items()}
+    assert [list(curve) for curve in curves.values()] == [[1, 2], [1, 2]]
+    base = curves["base"]
+    assert base[2] != pass_curve(results.sampled[name, 1.0]["base"])[2]
+    section = build_sampled(results)
+    table, text = section.blocks[1], section.blocks[2]
+    assert table.rows[0][1:3] == [str(base[1]), str(base[2])]
+    assert f"pass@2 of base, {100 * base[2].value:.1f} %" in text.text
+    assert f"went from {100 * base[1].value:.1f} %" in text.text
+
+
 def test_ten_random_problems_show_every_model(full):
     run, page = full
     section = page.find(id="examples")
@@ -540,6 +562,34 @@ def test_lm_eval_files_hold_every_verdict(full):
             lines = [json.loads(x) for x in path.read_text().splitlines()]
             right = {r.problem_id: float(r.correct) for r in rows}
             assert {x["doc"]["id"]: x["exact_match"] for x in lines} == right
+
+
+def test_lm_eval_dates_are_utc_wherever_it_runs(empty_run, monkeypatch):
+    fill_evals(empty_run)
+    stage = {"started": "2026-01-02T03:04:05+00:00"}
+    write_json(empty_run.file("stages", "evaluate-sft.json"), stage)
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        export_lm_eval(read_results(empty_run))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    (path,) = empty_run.file("lm_eval", "sft").glob("results_*.json")
+    assert path.stem == "results_2026-01-02T03-04-05"
+    assert json.loads(path.read_text())["date"] == 1767323045.0
+
+
+def test_lm_eval_of_other_problems_is_refused(empty_run):
+    fill_evals(empty_run)
+    path = empty_run.file("eval", "sft", "hard.jsonl")
+    rows = read_records(path, Completion)
+    for row in rows:
+        row.problem_id = f"other-{row.problem_id}"
+    write_records(path, rows)
+    with pytest.raises(LabError, match="None of the .* evaluated as hard"):
+        export_lm_eval(read_results(empty_run))
+    assert not empty_run.file("lm_eval").exists()
 
 
 def test_export_of_nothing_is_refused(empty_run):

@@ -201,6 +201,40 @@ def test_the_same_inputs_are_loaded_and_others_refused(
         start(recipe)
 
 
+def test_rows_are_for_the_model_that_the_run_settled_on(
+    tmp_path, pool, tiny_model_dir, monkeypatch
+):
+    """A smaller model that took the base's place has its own template."""
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    from helpers import ladder, models, training
+
+    small = tmp_path / "small"
+    shutil.copytree(tiny_model_dir, small)
+    other = AutoTokenizer.from_pretrained(small)
+    other.chat_template = "SMALL " + other.chat_template
+    other.save_pretrained(small)
+    recipe = adapt(tmp_path, mix={pool: 20})
+    changes = {"ladder": True, "smaller": str(small)}
+    model = recipe.model.model_copy(update=changes)
+    recipe = recipe.model_copy(update={"model": model})
+    rung = ladder.Rung("float32", model=str(small))
+    monkeypatch.setattr(
+        models, "climb", lambda *a, **k: ladder.Climb(None, rung, [])
+    )
+    run = RunDir.open(tmp_path / "settled", recipe)
+    run_solutions(recipe, run)
+    rows = read_records(run.file("solutions.jsonl"), SftRow)
+    assert {row.prompt[:6] for row in rows} == {"SMALL "}
+    # what SFT asks of them once it has loaded that model
+    tokenizer = models.load_tokenizer(small)
+    training.check_rendered(tokenizer, (row.prompt for row in rows), "plain")
+    stored = read_json(run.file("stages", "solutions.json"))
+    assert stored["inputs"]["model"] == f"{small}@None"
+
+
 def test_wrong_and_long_solutions_are_counted_out(
     tmp_path, tiny_recipe, start, capsys
 ):

@@ -1,21 +1,22 @@
 """Training problems that occur in an evaluation set.
 
-Three tests, the first that fits is reported:
+Three tests; of each evaluation set the first that fits is reported:
 
-- ``same text``: equal when only letters, digits and operators are kept
+- ``same text``: equal but for layout, see ``texts.text_key``
 - ``shared words``: 8 words in a row (open-r1), 13 where the evaluation
   problem is long (GPT-3): in a long text 8 common words prove little
 - ``same but for the numbers``: 13 words in a row with every number masked,
   or a whole shorter text so; it finds gsm-hard in GSM8K
 
-The index holds one number per run of words of the evaluation sets; training
-problems pass one at a time, so memory does not grow with them.
+The index holds one entry per run of words of the evaluation sets, with the
+first problem of each set that has it; training problems pass one at a time,
+so memory does not grow with them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tqdm.auto import tqdm
@@ -37,6 +38,8 @@ SHARED_WORDS = "shared words"
 NEW_NUMBERS = "same but for the numbers"
 KINDS = (SAME_TEXT, SHARED_WORDS, NEW_NUMBERS)
 MAX_EXAMPLES = 5
+
+Places = tuple[int, ...]  # numbers of evaluation problems, one a set
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,12 @@ class ContaminationIndex:
         self.masked, self.words = masked, words
         self.sizes: dict[str, int] = {}
         self._owners: list[tuple[str, str]] = []
-        self._keys: dict[int, int] = {}
-        self._runs: dict[int, dict[int, int]] = {SHORT_RUN: {}, LONG_RUN: {}}
-        self._masked: dict[int, int] = {}
+        self._keys: dict[int, Places] = {}
+        self._runs: dict[int, dict[int, Places]] = {
+            SHORT_RUN: {},
+            LONG_RUN: {},
+        }
+        self._masked: dict[int, Places] = {}
         for name, problems in references.items():
             before = len(self._owners)
             for problem in problems:
@@ -88,46 +94,72 @@ class ContaminationIndex:
                 )
 
     def _add(self, name: str, problem: Problem) -> None:
-        owner = len(self._owners)
+        # one tuple for all entries of a problem: it costs no more than a
+        # number, and few entries occur in a second set
+        place = (len(self._owners),)
         self._owners.append((name, problem.id))
-        self._keys.setdefault(hash(text_key(problem.problem)), owner)
+        key = hash(text_key(problem.problem))
+        self._put(self._keys, [key], place)
         if not (self.words or self.masked):
             return
         words = split_words(problem.problem)
         n = LONG_RUN if len(words) >= LONG_WORDS else SHORT_RUN
         if self.words:
-            for run in hash_runs(words, n):
-                self._runs[n].setdefault(run, owner)
+            self._put(self._runs[n], hash_runs(words, n), place)
         if self.masked:
-            for run in hash_masked(mask_numbers(words)):
-                self._masked.setdefault(run, owner)
+            masked = hash_masked(mask_numbers(words))
+            self._put(self._masked, masked, place)
+
+    def _put(
+        self, index: dict[int, Places], keys: Iterable[int], place: Places
+    ) -> None:
+        """Note a problem under each key unless its set is there already.
+
+        Sets are added one after another, so the last one there decides.
+        """
+        own = self._owners[place[0]][0]
+        for key in keys:
+            there = index.setdefault(key, place)
+            if there is not place and self._owners[there[-1]][0] != own:
+                index[key] = there + place
 
     def find(self, problem: Problem) -> Hit | None:
         """The first overlap of a training problem, or None."""
+        return next(self._iter_hits(problem), None)
+
+    def find_all(self, problem: Problem) -> list[Hit]:
+        """The first overlap with each evaluation set that has any."""
+        return list(self._iter_hits(problem))
+
+    def _iter_hits(self, problem: Problem) -> Iterator[Hit]:
+        """One hit a set; stops when every set has its own."""
+        left = set(self.sizes)
+        for kind, places, words in self._iter_matches(problem):
+            for place in places:
+                name, reference = self._owners[place]
+                if name in left:
+                    left.remove(name)
+                    yield Hit(problem.id, kind, name, reference, words)
+            if not left:
+                return
+
+    def _iter_matches(
+        self, problem: Problem
+    ) -> Iterator[tuple[str, Places, str]]:
+        """Everything shared: its kind, with whom, and the words."""
         key = hash(text_key(problem.problem))
         if key in self._keys:
-            return self._make_hit(problem, SAME_TEXT, self._keys[key], "")
+            yield SAME_TEXT, self._keys[key], ""
         words = split_words(problem.problem)
         for n, index in self._runs.items():
             for i, run in enumerate(hash_runs(words, n)):
                 if run in index:
-                    text = " ".join(words[i : i + n])
-                    return self._make_hit(
-                        problem, SHARED_WORDS, index[run], text
-                    )
+                    yield SHARED_WORDS, index[run], " ".join(words[i : i + n])
         if not self._masked:
-            return None
-        hidden = mask_numbers(words)
-        for run in hash_masked(hidden):
+            return
+        for run in hash_masked(mask_numbers(words)):
             if run in self._masked:
-                owner = self._masked[run]
-                return self._make_hit(problem, NEW_NUMBERS, owner, "")
-        return None
-
-    def _make_hit(
-        self, problem: Problem, kind: str, owner: int, words: str
-    ) -> Hit:
-        return Hit(problem.id, kind, *self._owners[owner], words)
+                yield NEW_NUMBERS, self._masked[run], ""
 
 
 def hash_runs(words: Sequence[str], n: int) -> list[int]:
@@ -156,26 +188,28 @@ def hash_masked(words: Sequence[str]) -> list[int]:
 
 @dataclass
 class ContaminationReport:
-    """How many problems overlap with which evaluation set, and how."""
+    """How many problems overlap with which evaluation set, and how.
+
+    ``hits`` counts problems that overlap with some set. One that overlaps
+    with two sets is counted for both in ``counts``, so these may add up to
+    more. ``touched`` are the problems of each set that are met.
+    """
 
     rows: int = 0
+    hits: int = 0
     sizes: dict[str, int] = field(default_factory=dict)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     touched: dict[str, set[str]] = field(default_factory=dict)
     examples: list[Hit] = field(default_factory=list)
 
-    @property
-    def hits(self) -> int:
-        """Problems that overlap with some evaluation set."""
-        return sum(self.counts.values())
-
-    def add(self, hit: Hit) -> None:
-        """Count one overlap."""
-        self.counts[hit.reference_set, hit.kind] += 1
-        touched = self.touched.setdefault(hit.reference_set, set())
-        touched.add(hit.reference_id)
-        if len(self.examples) < MAX_EXAMPLES:
-            self.examples.append(hit)
+    def add(self, hits: Sequence[Hit]) -> None:
+        """Count one problem by its overlaps, one a set."""
+        self.hits += 1
+        for hit in hits:
+            self.counts[hit.reference_set, hit.kind] += 1
+            touched = self.touched.setdefault(hit.reference_set, set())
+            touched.add(hit.reference_id)
+        self.examples += hits[: MAX_EXAMPLES - len(self.examples)]
 
     def __str__(self) -> str:
         lines = [f"{self.hits:,} of {self.rows:,} problems overlap"]
@@ -210,8 +244,8 @@ def decontaminate(
     clean = []
     for problem in tqdm(problems, "decontaminate", leave=False, delay=2):
         report.rows += 1
-        if hit := index.find(problem):
-            report.add(hit)
+        if hits := index.find_all(problem):
+            report.add(hits)
         else:
             clean.append(problem)
     return clean, report

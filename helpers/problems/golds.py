@@ -20,9 +20,12 @@ from helpers.problems.registry import Source
 
 MAX_CHARACTERS = 400  # longer than any answer of the sets here
 
-
 # How a column of GSM8K marks its gold; no response is judged by it.
 HASH_MARK = "####"
+
+# AIME 2025 has 336^\circ; the grader takes an angle for its number, so the
+# gold stays as it is published.
+_DEGREES = re.compile(r"\s*(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|°)$")
 
 
 class BadGold(ValueError):
@@ -130,5 +133,5 @@ def _check_gold(answer: str, numeric: bool) -> None:
         raise BadGold("the answer is longer than an answer")
     if answer.count("{") != answer.count("}"):
         raise BadGold("braces of the answer do not match")
-    if numeric and parse_number(answer) is None:
+    if numeric and parse_number(_DEGREES.sub("", answer)) is None:
         raise BadGold("the answer is not a number")

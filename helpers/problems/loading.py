@@ -205,9 +205,9 @@ def _sift(
             report.drop("duplicates", reason, row_id)
             continue
         steps["duplicates"] += 1
-        if index and (hit := index.find(problem)):
-            reason = f"{hit.kind} as in {hit.reference_set}"
-            report.drop("decontamination", reason, row_id)
+        if index and (hits := index.find_all(problem)):
+            found = [f"{hit.kind} as in {hit.reference_set}" for hit in hits]
+            report.drop("decontamination", " and ".join(found), row_id)
             continue
         steps["decontamination"] += 1
         yield problem

@@ -7,7 +7,41 @@ import re
 import unicodedata
 
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
-_NOT_KEY = re.compile(r"[^\w+\-*/^=<>]|_")
+_LETTER = r"[^\W\d_]"
+_NOT_KEY = re.compile(
+    # what is never kept
+    r"(?:[^\w+\-*/^=<>%|!.±¬√∂∆∇\u2200-\u22ff\u2a00-\u2aff]|_"
+    # a dot that ends a sentence, or is one of several
+    rf"|\.(?!\d)|(?<={_LETTER})\.|(?<=\.)\."
+    # an exclamation mark; that of 5!, n!, (n - 1)! and != stays
+    r"|(?<![\d)}!])(?<!(?<![^\W\d_]|['’])[^\W\d_])!+(?!=)|(?<=\\[)}])!+)+"
+)
+_GAP = re.compile(r"(?<!\d) | (?![\d.])")  # says nothing: not after a digit
+_LOOSE = re.compile(r"(?<!\s)\s+(?=!)")
+_THOUSANDS = re.compile(r"(?<=\d)(?:,\\!|\{,\}|\\,|,)(?=\d{3}(?!\d))")
+_SHORT_FRAC = re.compile(r"frac\s*(\d)\s*(\d)")  # \frac12 is \frac{1}{2}
+_RAISED = re.compile(r"[⁰¹²³⁴-⁹⁺⁻]+")
+_LOWERED = re.compile(r"[₀-₉]+|[¼-¾⅐-⅞]")
+_SIGNS = str.maketrans(
+    {
+        "≤": "<=",
+        "≦": "<=",
+        "⩽": "<=",
+        "≥": ">=",
+        "≧": ">=",
+        "⩾": ">=",
+        "−": "-",
+        "–": "-",
+        "×": "*",
+        "·": "*",
+        "⋅": "*",
+        "∙": "*",
+        "÷": "/",
+        "⁄": "/",
+        "∕": "/",
+        "∣": "|",
+    }
+)
 _EDGES = ".,;:!?\"'()[]{}$“”‘’«»…*`"
 MASK = "#"
 
@@ -20,8 +54,26 @@ def normalize_text(text: str) -> str:
 
 
 def text_key(text: str) -> str:
-    """Letters, digits and operators only: layout cannot tell two apart."""
-    return _NOT_KEY.sub("", normalize_text(text))
+    """What tells one problem from another; layout does not.
+
+    Letters, digits and signs of arithmetic, and a gap where two numbers
+    meet: "48, 4" is not "4, 84". Case, other spacing, LaTeX's dollars and
+    braces and the marks of sentences are dropped: sets write them
+    differently.
+    """
+    if not text.isascii():
+        # 10² is not 102, and 3½ is not 31/2
+        text = _RAISED.sub(r"^\g<0> ", text)
+        text = _LOWERED.sub(r" \g<0>", text)
+    text = normalize_text(text)
+    if not text.isascii():
+        text = text.translate(_SIGNS)
+    if "!" in text:
+        text = _LOOSE.sub("", text)
+    if "frac" in text:
+        text = _SHORT_FRAC.sub(r"frac\1 \2 ", text)
+    text = _THOUSANDS.sub("", text)
+    return _GAP.sub("", _NOT_KEY.sub(" ", text)).strip()
 
 
 def text_digest(text: str) -> bytes:

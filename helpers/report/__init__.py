@@ -1,9 +1,10 @@
 """Write ``report.html``: one self-contained page about one run folder.
 
-It reads only the run folder, its problems and ``data/published``; it trains
-and samples nothing. A part that is missing is named together with the command
-that makes it. The same as Markdown, and the results in the format of
-lm-evaluation-harness, on request.
+It reads only the run folder, its problems and ``data/published``, and for a
+replayed run the record it was taken from; it trains and samples nothing. A
+part that is missing is named together with the command that makes it. The
+same as Markdown, and the results in the format of lm-evaluation-harness, on
+request.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ def render_page(results: Results, sections: list[Section]) -> str:
     return environment.get_template("report.html").render(
         title=f"Run report: {recipe.name}",
         recipe=recipe,
-        manifest=results.manifest,
+        origin=results.describe_origin(),
+        replayed=bool(results.replayed.notes),
         sections=sections,
         gaps=results.gaps,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -11,6 +11,11 @@ from helpers.errors import LabError
 from helpers.grading import GRADER_VERSION
 from helpers.plots import recorded_on
 from helpers.records import Completion, Record, read_json, read_records
+from helpers.report.replayed import (
+    Replayed,
+    describe_notes,
+    read_replayed,
+)
 from helpers.results import list_temperatures, load_samples
 from helpers.runs import RunDir
 from helpers.verdicts import UNKNOWN
@@ -36,6 +41,7 @@ class Results:
     ``evals[tag][benchmark]`` are the graded completions, one a problem;
     ``sampled[benchmark, temperature][tag]`` are several samples a problem;
     ``logs`` and ``merges`` are keyed by tag. ``gaps`` names what is missing.
+    ``manifest`` is this machine's; what was replayed has that of its record.
     """
 
     run: RunDir
@@ -49,22 +55,39 @@ class Results:
     metrics: dict[str, Any] = field(default_factory=dict)
     ledger: list[dict[str, Any]] = field(default_factory=list)
     manifest: dict[str, Any] = field(default_factory=dict)
+    replayed: Replayed = field(default_factory=Replayed)
     gaps: list[Gap] = field(default_factory=list)
 
     def command(self, text: str) -> str:
         """A command line that continues this run."""
         return f"mathslm {text} --run-dir {self.run.path}"
 
-    def provenance(self, stage: str) -> str:
-        """When and where a stage ran; says so when it was replayed."""
-        path = self.run.file("stages", f"{stage.replace('/', '-')}.json")
-        try:
-            note = read_json(path).get("recorded") if path.is_file() else None
-        except LabError:
-            note = None
-        if note:
-            return f"recorded on {note['date']}, {note['machine']} (replayed)"
-        return recorded_on(self.manifest)
+    def provenance(self, *stages: str) -> str:
+        """When and where stages ran; says so when they were replayed."""
+        notes = self.replayed.notes
+        told = (
+            f"{describe_notes([notes[stage]])} (replayed)"
+            if stage in notes
+            else recorded_on(self.manifest)
+            for stage in stages
+        )
+        return "\n".join(dict.fromkeys(told))
+
+    def manifest_of(self, stage: str) -> dict[str, Any]:
+        """The manifest of the run that made a stage."""
+        taken = stage in self.replayed.notes
+        return self.replayed.manifest if taken else self.manifest
+
+    def describe_origin(self) -> str:
+        """When and where the run was made, for the head of the page."""
+        own = [str(self.manifest.get("processor") or "")]
+        if self.manifest.get("created"):
+            own.insert(0, f"run of {self.manifest['created'][:10]}")
+        if self.replayed.notes:
+            told = self.replayed.describe()
+            live = self.replayed.live
+            own = [*own, f"replayed stages: {told}"] if live else [told]
+        return " · ".join(part for part in own if part)
 
     def list_sampled(self) -> list[tuple[str, float]]:
         """The benchmarks and temperatures of several samples, in order."""
@@ -83,10 +106,8 @@ def read_results(run: RunDir) -> Results:
     out.manifest = (
         _try(out, lambda: read_json(run.file("manifest.json"))) or {}
     )
+    out.replayed = _try(out, lambda: read_replayed(run)) or Replayed()
     out.metrics = _try(out, run.metrics) or {}
-    out.ledger = _try(out, run.ledger) or []
-    if not out.ledger:
-        out.gap("the ledger of time per phase", "course")
     _read_samples(out)
     for tag in _tags(run):
         _read_evals(out, tag)
@@ -94,6 +115,10 @@ def read_results(run: RunDir) -> Results:
     _check_graders(out)
     _read_logs(out)
     _read_merges(out)
+    out.ledger = _try(out, run.ledger) or []
+    out.ledger = out.ledger or _try(out, out.replayed.read_ledger) or []
+    if not out.ledger:
+        out.gap("the ledger of time per phase", "course")
     return out
 
 
@@ -187,6 +212,11 @@ def _read_logs(out: Results) -> None:
 def _read_merges(out: Results) -> None:
     for tag in _training_tags(out.run):
         path = out.run.file(tag, "merge_fidelity.json")
+        taken = out.replayed.find(tag, tag, path.name)
+        if taken and not path.is_file():
+            # no stage of its own: merged weights are in no record
+            out.replayed.notes[f"merge/{tag}"] = out.replayed.notes[tag]
+            path = taken
         if not path.is_file():
             command = _stage_command("merge", tag)
             out.gap(f"the merge report of {tag}", command)

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +42,15 @@ def export_lm_eval(results: Results) -> list[Path]:
             "There is no evaluation to export.",
             fix=results.command("evaluate"),
         )
+    made = {
+        tag: {n: make_samples(results, n, rows) for n, rows in benches.items()}
+        for tag, benches in results.evals.items()
+    }
     out = []
-    for tag, benches in results.evals.items():
+    for tag, lines in made.items():
         folder = results.run.file(FOLDER, tag)
         stamp = _read_stamp(results, tag)
         date = stamp.isoformat().replace(":", "-")
-        lines = {
-            name: make_samples(results, name, rows)
-            for name, rows in benches.items()
-        }
         page = make_results(results, tag, lines, stamp)
         target = folder / f"results_{date}.json"
         write_text(target, json.dumps(page, indent=2, ensure_ascii=False))
@@ -67,25 +67,38 @@ def _dump_line(sample: dict[str, Any]) -> str:
 
 
 def _read_stamp(results: Results, tag: str) -> datetime:
-    """When the model was evaluated: the same files every time."""
+    """When the model was evaluated, in UTC: the same files every time."""
     path = results.run.file("stages", f"evaluate-{tag}.json")
     started = read_json(path).get("started") if path.is_file() else None
-    started = started or results.manifest.get("created")
-    if not started:
-        return datetime.fromtimestamp(0)
-    return datetime.fromisoformat(started).replace(tzinfo=None)
+    started = started or results.manifest_of(f"evaluate/{tag}").get("created")
+    stamp = datetime.fromisoformat(started or "1970-01-01")
+    if stamp.tzinfo:
+        stamp = stamp.astimezone(UTC)
+    return stamp.replace(tzinfo=None)
 
 
 def make_samples(
     results: Results, name: str, rows: list[Completion]
 ) -> list[dict[str, Any]]:
-    """One line a problem, in the problems' order."""
+    """One line a problem, in the problems' order.
+
+    Raises:
+        LabError: none of them is a problem of the recipe's benchmark.
+    """
     (config,) = [
         b for b in results.run.recipe.evaluate.benchmarks if b.name == name
     ]
     problems = load_problems(config.path, config.n)
     found = {row.problem_id: row for row in rows}
     settings = _generation(results)
+    if not any(problem.id in found for problem in problems):
+        raise LabError(
+            f"None of the {len(rows)} problems evaluated as {name} is in "
+            f"{config.path}.",
+            why="the recipe names other problems than were evaluated",
+            fix="give the benchmark its own problem file back, or "
+            f"evaluate again: {results.command('evaluate')}",
+        )
     return [
         _make_sample(place, problem, found[problem.id], settings)
         for place, problem in enumerate(problems)
@@ -136,6 +149,7 @@ def make_results(
     the square root of n, "N/A" for one problem.
     """
     recipe, stage = results.run.recipe, f"evaluate/{tag}"
+    manifest = results.manifest_of(stage)
     model = recipe.model.id if tag == "base" else f"{recipe.model.id}-{tag}"
     seconds = {p["phase"]: p["seconds"] for p in results.ledger}
     return {
@@ -152,10 +166,10 @@ def make_results(
             if b.name == name
         },
         "config": _describe_run(results, tag),
-        "git_hash": results.manifest.get("commit"),
-        "date": stamp.timestamp(),
+        "git_hash": manifest.get("commit"),
+        "date": stamp.replace(tzinfo=UTC).timestamp(),
         "exported_by": f"math-slm-lab {__version__}",
-        "transformers_version": results.manifest.get("versions", {}).get(
+        "transformers_version": manifest.get("versions", {}).get(
             "transformers"
         ),
         "task_hashes": {n: _hash_task(found) for n, found in lines.items()},

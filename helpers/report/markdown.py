@@ -17,9 +17,11 @@ ESCAPED = re.compile(r"([\\`*_\[\]<>|])")
 def render_markdown(results: Results, sections: Sequence[Section]) -> str:
     """All texts and tables of the sections; ends with a line break."""
     recipe = results.run.recipe
+    model = f"{escape(recipe.model.id)}, {recipe.model.dtype}"
+    origin = results.describe_origin() if results.replayed.notes else ""
     parts = [
         f"# Run report: {escape(recipe.name)}",
-        f"{escape(recipe.model.id)}, {recipe.model.dtype}, seed {recipe.seed}",
+        f"{model}, seed {recipe.seed}" + (origin and f" · {escape(origin)}"),
     ]
     for section in sections:
         parts.append(f"## {escape(section.title)}")

@@ -10,8 +10,9 @@ from helpers.caps import CapPoint, measure_caps, split_change, tabulate_caps
 from helpers.errors import LabError
 from helpers.outcomes import OUTCOMES
 from helpers.report.blocks import Section
-from helpers.report.collect import MAIN_TAGS, Results
+from helpers.report.collect import MAIN_TAGS, Groups, Results
 from helpers.report.scores import OUTCOME_NAMES, list_pairs
+from helpers.results import stage_name
 from helpers.sampled import BEST_OF, pass_curve, summarize_samples
 
 FEW_POINTS = 2
@@ -29,6 +30,7 @@ def build_caps(results: Results) -> Section:
             curves,
             title=f"Accuracy on {main} against the cap",
             subtitle="stored responses cut and graded again",
+            note=results.provenance(*(f"evaluate/{tag}" for tag in curves)),
         ),
         f"Stacked bars of outcomes over the token cap on {main}, one panel a "
         f"model. {_say_curves(curves)}",
@@ -127,19 +129,38 @@ def build_sampled(results: Results) -> Section:
         + " --set evaluate.n=4 --set evaluate.temperature=1",
     )
     for name, temperature in results.list_sampled():
-        groups = results.sampled[name, temperature]
+        groups = cut_alike(results.sampled[name, temperature])
+        stages = [stage_name(tag, temperature) for tag in groups]
+        note = results.provenance(*stages)
         try:
-            _add_sampled(section, name, temperature, groups)
+            _add_sampled(section, name, temperature, groups, note)
         except LabError as error:
             results.gap(f"several samples on {name}", why=error.what)
     return section
 
 
+def cut_alike(groups: Mapping[str, Groups]) -> dict[str, Groups]:
+    """The first samples of every problem, as many for every model.
+
+    Figure, table and sentence stand under one n, so all of them must be
+    about the same samples.
+    """
+    n = min(len(rows) for found in groups.values() for rows in found.values())
+    return {
+        tag: {problem: rows[:n] for problem, rows in found.items()}
+        for tag, found in groups.items()
+    }
+
+
 def _add_sampled(
-    section: Section, name: str, temperature: float, groups: Mapping[str, Any]
+    section: Section,
+    name: str,
+    temperature: float,
+    groups: Mapping[str, Groups],
+    note: str,
 ) -> None:
     """Figure, table and sentence of one benchmark at one temperature."""
-    n = min(min(map(len, found.values())) for found in groups.values())
+    n = len(next(iter(next(iter(groups.values())).values())))
     rows = [
         _sampled_row(tag, summarize_samples(found, n))
         for tag, found in groups.items()
@@ -151,6 +172,7 @@ def _add_sampled(
                 curves,
                 title=f"pass@k on {name}",
                 subtitle=f"temperature {temperature:g}, {n} samples each",
+                note=note,
             ),
             f"Lines of pass@k over k on {name}; the table below holds both "
             "ends.",
@@ -185,7 +207,7 @@ def _sampled_row(tag: str, found: dict[str, Any]) -> list[Any]:
     ]
 
 
-def _say_ceiling(groups: Mapping[str, Any], n: int, name: str) -> str:
+def _say_ceiling(groups: Mapping[str, Groups], n: int, name: str) -> str:
     """How far pass@1 of SFT has come towards pass@n of base."""
     if not {"base", "sft"} <= groups.keys() or n < FEW_POINTS:
         return ""

@@ -140,7 +140,7 @@ def build_scores(
         plots.plot_accuracy_grid(
             grid,
             decoding=describe_decoding(results),
-            note=results.provenance(f"evaluate/{next(iter(grid))}"),
+            note=results.provenance(*(f"evaluate/{tag}" for tag in grid)),
         ),
         f"Bar chart of accuracy with 95 % intervals. {said}.",
     )
@@ -175,7 +175,11 @@ def build_outcomes(results: Results) -> Section:
     }
     decoding = describe_decoding(results)
     section.figure(
-        plots.plot_outcomes(named, decoding=decoding),
+        plots.plot_outcomes(
+            named,
+            decoding=decoding,
+            note=results.provenance(*(f"evaluate/{t}" for t in results.evals)),
+        ),
         "Stacked bars of right, wrong, cut-off and missing answers per model "
         "and benchmark; the table below holds the counts.",
     )
@@ -201,7 +205,7 @@ def build_paired(
     section = Section("paired", "Paired comparisons")
     flat = [c for found in pairs.values() for c in found.values()]
     adjusted = iter(stats.holm([c.p_value for c in flat]))
-    tiles = _draw_tiles(pairs, results.run.recipe.evaluate.main)
+    tiles = _draw_tiles(results, pairs)
     if tiles.htmls:
         section.blocks.append(tiles)
     for (before, after), found in pairs.items():
@@ -277,9 +281,11 @@ def bare_p(p_value: float) -> str:
     return format_p(p_value).removeprefix("p ").removeprefix("= ")
 
 
-def _draw_tiles(pairs: dict[Pair, dict[str, Comparison]], name: str) -> Tiles:
-    """The paired 2×2 table of every pair on one benchmark, as figures."""
-    htmls = []
+def _draw_tiles(
+    results: Results, pairs: dict[Pair, dict[str, Comparison]]
+) -> Tiles:
+    """The paired 2×2 table of every pair on the main set, as figures."""
+    htmls, name = [], results.run.recipe.evaluate.main
     for (before, after), found in pairs.items():
         if name not in found:
             continue
@@ -292,6 +298,7 @@ def _draw_tiles(pairs: dict[Pair, dict[str, Comparison]], name: str) -> Tiles:
             before=before,
             after=after,
             title=f"{before} → {after} on {name}",
+            note=results.provenance(f"evaluate/{before}", f"evaluate/{after}"),
         )
         alt = (
             f"Paired table of {before} and {after} on {name}: both right "

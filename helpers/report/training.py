@@ -95,9 +95,7 @@ def build_training(results: Results) -> Section:
             for tag, log in dpo.items()
         )
         section.figure(
-            plots.plot_dpo_curves(
-                dpo, note=results.provenance(next(iter(dpo)))
-            ),
+            plots.plot_dpo_curves(dpo, note=results.provenance(*dpo)),
             "Line charts of the DPO reward margin, reward accuracy and tie "
             f"fraction by optimizer step. {said}",
         )
@@ -182,7 +180,7 @@ def build_lengths(results: Results) -> Section:
                 lengths,
                 cap=cap,
                 title=f"Length of the responses on {main}",
-                note=results.provenance(f"evaluate/{next(iter(lengths))}"),
+                note=results.provenance(*(f"evaluate/{t}" for t in lengths)),
             ),
             f"Histograms of response length in tokens on {main}. "
             + ", ".join(
@@ -244,10 +242,10 @@ def build_merges(results: Results) -> Section:
         f"norm kept {report.get('norm_kept')}"
         for tag, report in results.merges.items()
     )
-    first = next(iter(results.merges))
+    stages = [f"merge/{tag}" for tag in results.merges]
     section.figure(
         plots.plot_merge_fidelity(
-            results.merges, note=results.provenance(f"merge/{first}")
+            results.merges, note=results.provenance(*stages)
         ),
         f"Bars of cosine and kept norm per merge, 1 is perfect. {said}.",
     )
@@ -274,8 +272,9 @@ def build_ledger(results: Results) -> Section:
     total = sum(phase["seconds"] for phase in phases)
     usd = sum(phase.get("usd") or 0 for phase in phases)
     longest = max(phases, key=lambda phase: phase["seconds"])
+    note = results.provenance(*(phase["phase"] for phase in phases))
     section.figure(
-        plots.plot_ledger(phases, note=plots.recorded_on(results.manifest)),
+        plots.plot_ledger(phases, note=note),
         f"Bars of wall time per phase. Longest: {longest['phase']} with "
         f"{show_seconds(longest['seconds'])} of {show_seconds(total)}.",
     )
@@ -298,9 +297,19 @@ def build_ledger(results: Results) -> Section:
 def build_manifest(results: Results) -> Section:
     """Versions, machine and seed, so that the run can be repeated."""
     section = Section("manifest", "How to repeat this run")
-    if results.manifest:
+    replayed, header = results.replayed, ["what", "value"]
+    if replayed.notes:
+        caption = f"Manifest, {replayed.describe()}"
+        section.table(caption, header, flatten(replayed.manifest))
+        section.text(
+            f"Replayed, not computed here: {', '.join(replayed.notes)}. To "
+            "compute all of it on this machine: mathslm course --tier "
+            f"{results.run.file('recipe.yaml')} -p RUN_MODE=run "
+            "--run-dir runs/own"
+        )
+    if results.manifest and replayed.live:
         rows = flatten(results.manifest)
-        section.table("Manifest", ["what", "value"], rows)
+        section.table("Manifest", header, rows)
     section.text(
         "The resolved recipe is recipe.yaml in the run folder; the same "
         f"command on it carries on: {results.command('course')}"

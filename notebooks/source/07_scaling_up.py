@@ -428,7 +428,7 @@ pd.DataFrame(rows).T
 
 # %% [markdown]
 # - LoRA on a model that one card holds: **DDP**
-# - Full fine-tune, or a model that one card cannot hold: **ZeRO-3**
+# - Full fine-tune of a model that one card can still load: **ZeRO-3**
 # - ZeRO-2 lies between: for full fine-tunes whose weights fit
 
 # %% [markdown]
