@@ -181,7 +181,7 @@ def find_obstacles(recipe: Recipe, machine: Machine) -> list[str]:
         reasons.append(
             f"{machine.memory_gib:.1f} GiB memory, needs {MIN_MEMORY_GIB:.0f}"
         )
-    if recipe.hardware.device == "cuda":
+    if choose_device(recipe, machine) == "cuda":
         reasons += find_gpu_obstacles(recipe, machine)
     if recipe.hardware.device == "mps" and not machine.mps:
         reasons.append("needs an Apple GPU")
@@ -192,6 +192,13 @@ def find_obstacles(recipe: Recipe, machine: Machine) -> list[str]:
     elif not has_model(recipe.model.id):
         reasons.append(f"{recipe.model.id} is missing from this folder")
     return reasons
+
+
+def choose_device(recipe: Recipe, machine: Machine) -> str:
+    """The recipe's device; "auto" is "cuda" where torch can use a card."""
+    if recipe.hardware.device != "auto":
+        return recipe.hardware.device
+    return "cuda" if machine.gpus and machine.torch_cuda else "auto"
 
 
 def find_gpu_obstacles(recipe: Recipe, machine: Machine) -> list[str]:

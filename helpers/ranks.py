@@ -87,7 +87,8 @@ def check_cards(cards: int) -> None:
         "CUDA card(s) for them.",
         why="every process needs a card of its own",
         fix=f"--num_processes {max(cards, 1)}: the effective batch stays, "
-        "with more accumulation",
+        "with more accumulation; or fewer, where per_device_batch × processes "
+        "does not divide it",
     )
 
 

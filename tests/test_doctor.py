@@ -87,6 +87,17 @@ def test_gpu_tiers_count_cards_and_number_formats():
     assert "Tesla T4 has no bf16" in old
 
 
+def test_device_auto_is_the_card_that_torch_can_use():
+    sets = ["model.dtype=bfloat16", "hardware.device=auto"]
+    recipe = load_recipe("pocket", sets)
+    (old,) = doctor.find_obstacles(recipe, change(gpus=(T4,)))
+    assert "Tesla T4 has no bf16" in old
+    assert doctor.find_obstacles(recipe, change(gpus=(A100,))) == []
+    unused = change(gpus=(T4,), torch_cuda=False)
+    assert doctor.find_obstacles(recipe, unused) == []
+    assert doctor.find_obstacles(recipe, LAPTOP) == []
+
+
 def test_a_missing_shipped_model_stops_the_default_tier(monkeypatch):
     monkeypatch.setattr(doctor, "has_model", lambda model_id: False)
     line = find_line(LAPTOP, "tier pocket")

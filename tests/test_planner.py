@@ -21,7 +21,9 @@ from helpers.planner import (
     count_lora,
     count_parameters,
     count_trainable,
+    estimate_run_space,
     estimate_sampling,
+    estimate_space,
     estimate_training,
     find_card,
     find_shape,
@@ -47,7 +49,12 @@ from helpers.planner.shapes import (
     count_streamed_parameters,
     upcycle_shape,
 )
-from helpers.planner.show import memory_rows, phase_rows, show_plan_command
+from helpers.planner.show import (
+    memory_rows,
+    phase_rows,
+    print_plan,
+    show_plan_command,
+)
 from helpers.planner.speed import Efficiency, sharding_overhead
 from helpers.planner.steps import plan_steps
 from helpers.planner.workload import Benchmark
@@ -567,6 +574,9 @@ def test_full_grpo_needs_a_reference_and_a_cache():
     assert found.parts["KV cache"] > 0
     beside = dataclasses.replace(work, engine="vllm")
     assert estimate_training(beside, job).total > found.total
+    # at beta 0 TRL makes no reference model
+    free = estimate_training(work, dataclasses.replace(job, beta=0.0))
+    assert free.parts["weights"] == pytest.approx(two / 2)
 
 
 def test_sampling_memory_in_process_and_served():
@@ -699,13 +709,36 @@ def test_nothing_is_invented_without_a_recording():
 
 def test_fixed_tensor_parallelism_is_kept_and_checked():
     work = dataclasses.replace(make_published(), tensor_parallel_size=4)
-    found = plan_workload(work)
+    one = dataclasses.replace(work, data_parallel_size=1)
+    found = plan_workload(one)
     assert found.replicas.tensor_parallel_size == 4
     assert any("4 of 8 cards stay idle" in w for w in found.warnings)
     with pytest.raises(LabError, match="28 attention heads"):
         plan_workload(dataclasses.replace(work, tensor_parallel_size=8))
     with pytest.raises(LabError, match="more than the 2 card"):
         plan_workload(dataclasses.replace(work, cards=2))
+
+
+def test_replicas_are_those_that_the_engine_starts():
+    from helpers.engines.gpus import Gpu
+    from helpers.engines.placement import place_replicas
+
+    gpus = [Gpu(str(i), 79.6) for i in range(8)]
+    for tp in (None, 1, 2, 4):
+        for dp in (None, 1, 2):
+            sets = ["engine.name=vllm"]
+            sets += [f"engine.tensor_parallel_size={tp}"] if tp else []
+            sets += [f"engine.data_parallel_size={dp}"] if dp else []
+            recipe = load_recipe("h100x8", sets)
+            started = place_replicas(recipe, find_shape(QWEN7), gpus)
+            planned = plan(recipe).replicas
+            assert planned.replicas == started.replicas, (tp, dp)
+            assert planned.tensor_parallel_size == started.tensor_parallel_size
+    too_many = load_recipe("h100x8", ["engine.data_parallel_size=9"])
+    with pytest.raises(LabError, match="more than the 8 card"):
+        plan(too_many)
+    published = plan(load_recipe("h100x8-published")).replicas
+    assert (published.replicas, published.tensor_parallel_size) == (1, 4)
 
 
 # --- warnings --------------------------------------------------------------
@@ -779,6 +812,17 @@ def test_inexact_batch_is_said():
     assert "effective_batch=66" in told
 
 
+def test_a_lowered_batch_a_card_is_said():
+    """The planner may lower the rows of a card; the trainer refuses."""
+    dpo = make_dpo(effective_batch=16)
+    told = warnings_of(make_work(dpo, cards=16))
+    assert "2 rows a card on 16" in told and "will refuse" in told
+    assert "Set per_device_batch=1, or use 8 card(s)." in told
+    with pytest.raises(LabError):
+        count_steps(100, 16, 2, 1, world_size=16)
+    assert "will refuse" not in warnings_of(make_work(dpo, cards=8))
+
+
 def test_idle_cards_of_the_in_process_engine():
     job = SampleJob("distill", 100, 4, 50, 100, 200)
     assert "7 of 8 stay idle" in warnings_of(make_work(job))
@@ -815,12 +859,21 @@ def test_planning_loads_no_torch():
 
 
 def test_a_merged_model_is_planned_in_its_own_bits():
-    """DPO and evaluation hold a merged model, which is not quantized."""
+    """DPO and evaluation hold a merged model, which is not quantized.
 
-    found = {
-        m.title: m.parts["weights"] for m in plan(load_recipe("t4")).memory
-    }
-    assert found["SFT"] < found["DPO"] and found["distill"] < found["evaluate"]
+    So does the harvest where SFT on worked solutions came first.
+    """
+    planned = plan(load_recipe("t4"))
+    found = {m.title: m.parts["weights"] for m in planned.memory}
+    assert found["SFT"] < found["DPO"]
+    assert found["distill"] == found["evaluate"] > 2 * found["SFT"]
+    direct = plan(load_recipe("t4", ["solutions=null"]))
+    less = {m.title: m.parts["weights"] for m in direct.memory}
+    assert less["distill"] < less["evaluate"]
+    # unpacking costs time only where the weights are packed
+    how = {phase.name: phase.how for phase in planned.phases}
+    assert "24% of 65" in how["SFT"] and "40% of 65" in how["DPO"]
+    assert "25% of the roofline" in how["distill"]
     eight = load_recipe("t4", ["model.merged_quantization=int8"])
     less = {m.title: m.parts["weights"] for m in plan(eight).memory}
     assert less["evaluate"] < found["evaluate"]
@@ -836,3 +889,45 @@ def test_auto_precision_is_planned_as_the_card_settles_it(card, dtype):
 
     recipe = load_recipe("pocket", ["model.dtype=auto"])
     assert choose_format(recipe, card and CARDS[card]) == dtype
+
+
+@pytest.mark.parametrize(
+    ("tier", "guess"),
+    [
+        ("h100x8-published", None),
+        ("t4", "22% of the problems give a pair, as in the last harvest"),
+        ("h100x8", "56% of the problems give an SFT row and 22% a pair, as"),
+        ("pocket", "rows, pairs and lengths as in a run recorded on"),
+        ("smol", "pairs and lengths as in a run recorded on"),
+    ],
+)
+def test_only_shares_in_use_are_named(tier, guess):
+    lines = plan(load_recipe(tier), has_token=True).assumptions
+    said = [x for x in lines if "of the problems" in x or "as in a run" in x]
+    assert len(said) == (guess is not None)
+    assert not said or said[0].startswith(guess)
+
+
+def test_disk_holds_the_merges_of_all_variants():
+    recipe = load_recipe("h100x8")
+    bare = recipe.model_copy(update={"dpo_variants": {}})
+    more = estimate_run_space(recipe) - estimate_run_space(bare)
+    assert len(recipe.dpo_variants) >= 2
+    assert more == len(recipe.dpo_variants) * estimate_space(recipe, "merge")
+
+
+def test_zero3_loads_the_whole_model_on_every_card():
+    """Weights are sharded after they were loaded, not while."""
+    job = make_job()
+    work = make_work(job, strategy="zero3")
+    found = estimate_training(work, job)
+    whole = 2 * count_parameters(work.shape) + 2**30
+    assert found.loading == whole == found.total > sum(found.parts.values())
+    assert not found.fits(CARDS["T4"].memory_gib)
+    assert estimate_training(make_work(job), job).loading == 0
+    assert any("loads the whole model" in note for note in found.notes)
+    out = Console(file=io.StringIO(), width=160)
+    print_plan(plan_workload(work), out)
+    assert "before, loading" in out.file.getvalue()
+    told = warnings_of(dataclasses.replace(work, card=CARDS["T4"]))
+    assert "the whole model while it is loaded (15.2 GiB)" in told

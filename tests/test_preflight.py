@@ -135,6 +135,47 @@ def test_bf16_on_a_t4(doctor, tmp_path, monkeypatch):
     assert doctor("--tier", "t4")[1]["precision"][0] == "OK"
 
 
+def test_device_auto_is_judged_on_the_card():
+    recipe = load_recipe("smol", ["hardware.device=auto"])
+    _, lines = check(recipe, machine=own(gpus=(T4,), memory_gib=2.0))
+    assert lines["precision"].status == "FAIL"
+    assert "of 14.7 GiB" in lines["memory of SFT"].text
+    _, lines = check(recipe, machine=own(gpus=(H100,)))
+    assert lines["precision"].status == "OK"
+    _, lines = check(recipe, machine=own(gpus=(T4,), torch_cuda=False))
+    assert "precision" not in lines
+    assert "of 15.4 GiB" in lines["memory of SFT"].text
+
+
+def test_advice_on_cards_keeps_the_batch():
+    """Three A40s divide no batch of 64; two do."""
+    recipe = load_recipe("a40x4")
+    card = Gpu("NVIDIA A40", (8, 6), 45.0)
+    _, lines = check(recipe, machine=own(gpus=(card,) * 3))
+    assert "hardware.cards=2" in lines["cards"].text
+    _, lines = check(recipe, machine=own())
+    assert "--set hardware.cards" not in lines["cards"].text
+
+
+def test_memory_for_the_merge():
+    """In fp32, on the card; of a small card in the machine's memory."""
+    recipe = load_recipe("t4-7b")
+
+    def judge(**fields):
+        return check(recipe, machine=own(**fields))[1]["memory of the merge"]
+
+    assert judge(gpus=(H100,)).status == "OK"
+    room = {"memory_gib": 40.0, "available_gib": 30.0}
+    assert judge(gpus=(T4,), **room).status == "OK"
+    line = judge(gpus=(T4,), memory_gib=40.0)
+    assert line.status == "WARN" and "close other programs" in line.text
+    line = judge(gpus=(T4,))
+    assert line.status == ("WARN" if recipe.model.ladder else "FAIL")
+    assert "27.0 GiB in fp32, 12.0 GiB are free" in line.text
+    # without the cards it is for, this machine's memory says nothing
+    assert "memory of the merge" not in check(recipe, machine=own())[1]
+
+
 def test_a_card_that_is_too_small(doctor, tmp_path, monkeypatch):
     put_cards(tmp_path, monkeypatch, 8, gib=16)
     _, lines = doctor("--tier", "h100x8", "--set", "hardware.strategy=ddp")
@@ -219,6 +260,13 @@ def test_packages_of_the_tier(monkeypatch):
 )
 def test_versions_are_compared_as_numbers(older, newer):
     assert hardware.parse_version(older) < hardware.parse_version(newer)
+
+
+def test_a_mix_of_made_problems_needs_its_package():
+    sets = ["solutions.mix={'reasoning-gym:gcd': 10}"]
+    recipe = load_recipe("pocket", sets)
+    assert "build" in hardware.list_extras(recipe)
+    assert "build" not in hardware.list_extras(load_recipe("pocket"))
 
 
 def test_an_executable_for_vllm(tmp_path, monkeypatch):
@@ -310,6 +358,15 @@ def test_a_problem_file_that_is_missing(doctor):
     assert code == 1 and lines[name][0] == "FAIL"
 
 
+def test_the_sets_of_worked_solutions_count(doctor):
+    sets = ("--set", "solutions.mix={pocket/lost.jsonl: 5}")
+    sets += ("--set", "solutions.against=[pocket/gone.jsonl]")
+    code, lines = doctor("--tier", "pocket", *sets)
+    assert code == 1
+    assert lines["problem set pocket/lost.jsonl"][0] == "FAIL"
+    assert lines["problem set pocket/gone.jsonl"][0] == "FAIL"
+
+
 def test_a_local_copy_of_a_hub_set_counts(tmp_path, monkeypatch):
     from helpers.preflight.inputs import judge_set
 
@@ -356,6 +413,97 @@ def test_results_that_would_be_overwritten(tmp_path, run, tiny_recipe):
     _, lines = check(other, run.path, force=True)
     assert lines["results"].status == "WARN"
     assert run.file("kept").read_text() == "an hour of work"
+
+
+def finish(run, stage, inputs):
+    """A stage that was done with these inputs."""
+    with run.stage(stage, inputs):
+        pass
+
+
+def test_a_settled_run_is_compared_as_it_was_settled(tmp_path, tiny_recipe):
+    from helpers.recipes import recipe_hash
+    from helpers.settle import settle_model
+
+    recipe = load_recipe(tmp_path / "tiny.yaml", ["model.dtype=auto"])
+    run = RunDir.open(tmp_path / "settled", recipe)
+    settled = settle_model(recipe, run)
+    assert settled.model.dtype != "auto"
+    inputs = {"recipe": recipe_hash(settled, "seed", "model", "sft")}
+    finish(run, "sft", inputs)
+    _, lines = check(recipe, run.path)
+    assert lines["results"].status == "OK", lines["results"]
+    sets = ["model.dtype=auto", "sft.epochs=1"]
+    other = load_recipe(tmp_path / "tiny.yaml", sets)
+    _, lines = check(other, run.path)
+    assert lines["results"].status == "FAIL"
+    sets = ["model.dtype=auto", "model.attn_implementation=eager"]
+    _, lines = check(load_recipe(tmp_path / "tiny.yaml", sets), run.path)
+    assert lines["results"].status == "FAIL"
+
+
+def record_all(run, recipe, model):
+    """Stages with the inputs that they would really store."""
+    from helpers import distill, dpo, evaluate
+
+    pairs = run.file("pairs.jsonl")
+    pairs.write_text("")
+    finish(run, "distill", distill.describe_inputs(recipe, model, 6))
+    for tag, variant in (("dpo", None), ("dpo-published", "published")):
+        config = recipe.dpo_variant(variant)
+        inputs = dpo.describe_inputs(recipe, config, pairs, model)
+        finish(run, tag, inputs)
+    inputs = evaluate._describe_inputs(recipe, model)
+    inputs |= evaluate._describe_benchmarks(recipe, {"bench"})
+    finish(run, "evaluate/base", inputs)
+
+
+@pytest.mark.parametrize(
+    ("change", "stage"),
+    [
+        ("dpo.beta=0.7", "dpo"),
+        ("dpo_variants.published.beta=0.7", "dpo-published"),
+        ("sampling.temperature=0.3", "distill"),
+        ("data.n_problems=5", "distill"),
+        ("evaluate.max_new_tokens=9", "evaluate/base"),
+        ("data.prompt_template=boxed", "evaluate/base"),
+    ],
+)
+def test_every_stage_is_compared(
+    tmp_path, run, tiny_recipe, tiny_model_dir, change, stage
+):
+    from helpers.preflight.earlier import list_changed
+
+    record_all(run, tiny_recipe, tiny_model_dir)
+    assert list_changed(tiny_recipe, run) == []
+    other = load_recipe(tmp_path / "tiny.yaml", [change])
+    assert stage in list_changed(other, run)
+    assert check(other, run.path)[1]["results"].status == "FAIL"
+
+
+def test_benchmarks_may_be_added_but_not_resized(run, tiny_recipe):
+    from helpers.preflight.earlier import describe_evaluation, differ
+
+    asked = describe_evaluation(tiny_recipe, "base")
+    assert asked["benchmark bench"] == "n=8"
+    assert not differ(asked, {"benchmark bench": "0123 n=8"})
+    assert not differ(asked | {"benchmark new": "n=1"}, {})
+    assert differ(asked, {"benchmark bench": "0123 n=7"})
+    assert differ(asked, {"benchmark gone": "0123 n=8"})
+
+
+def test_worked_solutions_are_compared(tmp_path, tiny_recipe):
+    from helpers import solutions
+    from helpers.preflight.earlier import list_changed
+
+    mix = [f"solutions.mix={{{tmp_path}/data/train.jsonl: 5}}"]
+    recipe = load_recipe(tmp_path / "tiny.yaml", mix)
+    run = RunDir.open(tmp_path / "worked", recipe)
+    finish(run, "solutions", solutions.describe_inputs(recipe))
+    assert list_changed(recipe, run) == []
+    for change in ("solutions.least=0.25", "sft.max_length=64"):
+        other = load_recipe(tmp_path / "tiny.yaml", [*mix, change])
+        assert list_changed(other, run) == ["solutions"]
 
 
 def test_a_folder_of_another_recipe_or_of_nobody(tmp_path, run, tiny_recipe):

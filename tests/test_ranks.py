@@ -73,6 +73,7 @@ def test_more_processes_than_cards_are_refused(start_as):
     with pytest.raises(LabError, match="8 processes .* 4 CUDA") as caught:
         ranks.check_cards(4)
     assert "--num_processes 4" in caught.value.fix
+    assert "does not divide" in caught.value.fix
 
 
 def test_one_process_is_always_allowed():

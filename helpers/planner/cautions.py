@@ -9,7 +9,7 @@ from helpers.planner.cards import GIB
 from helpers.planner.memory import MemoryEstimate, full_logits_bytes
 from helpers.planner.parallelism import ReplicaPlan
 from helpers.planner.speed import Efficiency, dpo_over_sft, sharding_overhead
-from helpers.planner.steps import JobSteps
+from helpers.planner.steps import JobSteps, find_cards
 from helpers.planner.workload import Benchmark, SampleJob, TrainJob, Workload
 from helpers.schedule import learning_rate_travel, sum_learning_rates
 
@@ -132,16 +132,29 @@ def warn_gated(workload: Workload, has_token: bool) -> str:
 
 def warn_batch(found: JobSteps) -> str:
     """An effective batch that this number of cards cannot make."""
-    batch = found.batch
-    if batch.is_exact:
+    batch, job = found.batch, found.job
+    rows = batch.per_device_batch
+    if batch.is_exact and rows == job.per_device_batch:
         return ""
-    return (
-        f"{found.job.title}: an effective batch of {batch.wanted} is not "
-        f"possible on {batch.world_size} processes; the nearest is {batch}. "
-        f"Set effective_batch={batch.effective_batch} and per_device_batch="
-        f"{batch.per_device_batch}, or use a number of cards that divides "
-        f"{batch.wanted}."
+    if batch.is_exact:
+        what = (
+            f"{job.per_device_batch} rows a card on {batch.world_size} "
+            f"process(es) do not divide an effective batch of {batch.wanted}:"
+            " the stage will refuse. Planned is"
+        )
+        fix = f"Set per_device_batch={rows}"
+    else:
+        what = (
+            f"an effective batch of {batch.wanted} is not possible on "
+            f"{batch.world_size} processes; the nearest is"
+        )
+        fix = f"Set effective_batch={batch.effective_batch} and "
+        fix += f"per_device_batch={rows}"
+    cards = find_cards(
+        job.effective_batch, job.per_device_batch, batch.world_size
     )
+    other = f", or use {cards} card(s)" if cards else ""
+    return f"{job.title}: {what} {batch}. {fix}{other}."
 
 
 def warn_sharding(
@@ -155,8 +168,9 @@ def warn_sharding(
         f"{job.title}: DDP is faster for a LoRA. ZeRO-3 gathers all frozen "
         f"weights for every pass: up to {slower:.0%} more time a step here "
         f"(links of {workload.card.link_gb_s:.0f} GB/s, nothing hidden behind "
-        "the computation). Take ZeRO-3 when a card cannot hold the model, or "
-        "for a full fine-tune."
+        "the computation). Take ZeRO-3 for a full fine-tune, or when a card "
+        "can load the model but not train beside it: every card loads it "
+        "whole before it is sharded."
     )
 
 
@@ -173,13 +187,13 @@ def judge_memory(
     estimate: MemoryEstimate, card: str, have_gib: float
 ) -> str | None:
     """The guard's verdict on this estimate and a card of this memory."""
-    largest = max(estimate.parts, key=estimate.parts.get)
+    largest, size = estimate.largest
     return check_card_memory(
         estimate.title,
         estimate.gib,
         card,
         have_gib,
-        f"{largest} ({estimate.parts[largest] / GIB:.1f} GiB)",
+        f"{largest} ({size / GIB:.1f} GiB)",
     )
 
 

@@ -48,23 +48,52 @@ class Assumptions:
     merge_minutes: float = 1.0
     setup_minutes: float = 15.0
 
-    def as_lines(self, measured: Measured) -> list[str]:
-        """The assumptions in force, in words."""
-        if measured.where:
-            lines = [f"rows, pairs and lengths as in a run {measured.where}"]
-        else:
-            lines = [
-                f"{self.sft_share:.0%} of the problems give an SFT row and "
-                f"{self.pair_share:.0%} a pair, as in the last harvest of "
-                "the published 7B run",
-                f"a completion fills {self.fill:.0%} of its cap on average",
-            ]
+    def as_lines(
+        self, measured: Measured, guessed: tuple[str, ...] = ("rows", "pairs")
+    ) -> list[str]:
+        """The assumptions in force, in words.
+
+        Args:
+            guessed: the counts that the recipe does not say.
+        """
+        known = {
+            "rows": measured.sft_share,
+            "pairs": measured.pair_share,
+            "lengths": measured.mean_tokens,
+        }
+        used = [n for n in (*guessed, "lengths") if known[n] is not None]
+        lines = []
+        if used:
+            listed = " and ".join(
+                part for part in (", ".join(used[:-1]), used[-1]) if part
+            )
+            lines.append(f"{listed} as in a run {measured.where}")
+        lines += self._list_shares([n for n in guessed if known[n] is None])
+        if known["lengths"] is None:
+            lines.append(
+                f"a completion fills {self.fill:.0%} of its cap on average"
+            )
         return [
             *lines,
             f"a prompt has {self.prompt_tokens:.0f} tokens",
             f"{self.start_minutes:g} min to start an engine or a trainer, "
             f"{self.merge_minutes:g} min for a merge",
         ]
+
+    def _list_shares(self, names: list[str]) -> list[str]:
+        """The shares of the published harvest that stand in for a count."""
+        gives = {
+            "rows": (self.sft_share, "an SFT row"),
+            "pairs": (self.pair_share, "a pair"),
+        }
+        if not names:
+            return []
+        share, what = gives[names[0]]
+        text = f"{share:.0%} of the problems give {what}"
+        for name in names[1:]:
+            share, what = gives[name]
+            text += f" and {share:.0%} {what}"
+        return [f"{text}, as in the last harvest of the published 7B run"]
 
 
 def make_workload(
@@ -101,6 +130,7 @@ def make_workload(
         strategy=getattr(recipe.hardware, "strategy", None) or "ddp",
         engine=engine.name,
         tensor_parallel_size=engine.tensor_parallel_size,
+        data_parallel_size=engine.data_parallel_size,
         gpu_memory_utilization=engine.gpu_memory_utilization,
         max_model_len=engine.max_model_len or longest,
         sampling_batch=engine.max_batch_size,
@@ -110,6 +140,14 @@ def make_workload(
         benchmarks=tuple(
             Benchmark(b.name, b.n, assumed.expected_score)
             for b in recipe.evaluate.benchmarks
+        ),
+        samples_sft=recipe.sampled_model == "sft",
+        guessed=tuple(
+            name
+            for name, count in zip(
+                ("rows", "pairs"), count_expected(recipe), strict=True
+            )
+            if not count
         ),
     )
 
@@ -146,6 +184,15 @@ def count_solutions(recipe: Recipe) -> int | None:
     return min(wanted, recipe.solutions.cap or wanted)
 
 
+def count_expected(recipe: Recipe) -> tuple[int | None, int | None]:
+    """(SFT rows, pairs) that the recipe names; None where it does not."""
+    return (
+        getattr(recipe.harvest, "expected_sft_rows", None)
+        or count_solutions(recipe),
+        getattr(recipe.harvest, "expected_pairs", None),
+    )
+
+
 def make_jobs(
     recipe: Recipe,
     shape: ModelShape,
@@ -164,13 +211,8 @@ def make_jobs(
         measured.sft_share or assumed.sft_share,
         measured.pair_share or assumed.pair_share,
     )
-    expected = (
-        getattr(recipe.harvest, "expected_sft_rows", None)
-        or count_solutions(recipe),
-        getattr(recipe.harvest, "expected_pairs", None),
-    )
     for section, share, known in zip(
-        ("sft", "dpo"), shares, expected, strict=True
+        ("sft", "dpo"), shares, count_expected(recipe), strict=True
     ):
         config = getattr(recipe, section, None)
         if config is not None:

@@ -155,12 +155,6 @@ def place_engine(workload: Workload) -> tuple[ReplicaPlan | None, str]:
     fixed = workload.tensor_parallel_size
     if fixed:
         require_tensor_parallel(workload.shape, fixed)
-        if fixed > workload.cards:
-            raise LabError(
-                f"tensor_parallel_size={fixed} needs more than the "
-                f"{workload.cards} card(s) there are.",
-                fix="choose a smaller size, or more cards",
-            )
         return _keep_size(workload, fixed), ""
     try:
         found = choose_replicas(
@@ -174,16 +168,36 @@ def place_engine(workload: Workload) -> tuple[ReplicaPlan | None, str]:
         )
     except LabError as error:
         return None, f"{error.what} {error.why}"
-    return found, ""
+    wanted = workload.data_parallel_size
+    if wanted in (None, found.replicas):
+        return found, ""
+    _require_cards(workload, wanted, found.tensor_parallel_size)
+    why = f"{found.why} The recipe asks for {wanted} replica(s)."
+    return replace(found, replicas=wanted, why=why), ""
+
+
+def _require_cards(workload: Workload, replicas: int, size: int) -> None:
+    """LabError where the engine would refuse: fewer cards than it needs."""
+    if replicas * size > workload.cards:
+        raise LabError(
+            f"{replicas} replica(s) of tensor_parallel_size={size} need more "
+            f"than the {workload.cards} card(s) there are.",
+            fix="choose a smaller size, fewer replicas, or more cards",
+        )
 
 
 def _keep_size(workload: Workload, size: int) -> ReplicaPlan:
-    """One engine of the size that the recipe asks for."""
+    """Engines of the size that the recipe asks for, as they are started.
+
+    As many as the recipe says, or as there are cards for.
+    """
+    fixed = workload.data_parallel_size
+    replicas = fixed or max(1, workload.cards // size)
+    _require_cards(workload, replicas, size)
     budget = workload.card.memory_gib * 2**30 * workload.gpu_memory_utilization
     tokens = count_kv_tokens(
         workload.shape, size, budget, engine_bytes(workload), 2
     )
-    replicas = 1 if size > 1 else workload.cards
     return ReplicaPlan(
         replicas,
         size,
@@ -223,7 +237,9 @@ def check_card(workload: Workload, card: Card) -> dict[str, bool]:
         workload = replace(workload, dtype="float16")
     serves = None
     if workload.engine == "vllm":
-        free = replace(workload, tensor_parallel_size=None)
+        free = replace(
+            workload, tensor_parallel_size=None, data_parallel_size=None
+        )
         serves = place_engine(free)[0] is not None
     out = {}
     for job, estimate in zip(
@@ -271,7 +287,7 @@ def list_assumptions(
     phases: list[Phase],
 ) -> list[str]:
     """What the hours and the memory rest on."""
-    lines = assumed.as_lines(measured)
+    lines = assumed.as_lines(measured, workload.guessed)
     if workload.card and any(p.hours for p in phases):
         lines.append(
             f"training at {efficiency.mfu:.0%} of the card's arithmetic, vLLM "

@@ -41,10 +41,11 @@ def estimate_space(recipe: Recipe, stage: str) -> int:
 def estimate_run_space(recipe: Recipe) -> int:
     """Megabytes of a whole run: samples, adapters, merged models, scores.
 
-    The checkpoints of SFT are gone before those of DPO are written.
+    The checkpoints of SFT are gone before those of DPO are written. Every
+    variant of DPO is merged beside the others.
     """
     training = max(estimate_space(recipe, name) for name in ("sft", "dpo"))
-    merged = 2 * estimate_space(recipe, "merge")
+    merged = (2 + len(recipe.dpo_variants)) * estimate_space(recipe, "merge")
     texts = sum(estimate_space(recipe, n) for n in ("distill", "evaluate"))
     return training + merged + texts
 

@@ -49,21 +49,34 @@ PARTS = (
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one card, by part; ``title`` says of which job."""
+    """Bytes on one card, by part; ``title`` says of which job.
+
+    ``loading``: what the card holds before, while the model is loaded,
+    where that is not simply the weights of the parts.
+    """
 
     title: str
     parts: dict[str, float]
     notes: tuple[str, ...] = field(default=())
+    loading: float = 0.0
 
     @property
     def total(self) -> float:
-        """All parts, in bytes."""
-        return sum(self.parts.values())
+        """The peak in bytes: all parts, or the load where that is more."""
+        return max(self.loading, sum(self.parts.values()))
 
     @property
     def gib(self) -> float:
-        """All parts, in GiB."""
+        """The peak in GiB."""
         return self.total / GIB
+
+    @property
+    def largest(self) -> tuple[str, float]:
+        """(name, bytes) of what takes most of the peak."""
+        if self.loading and self.total == self.loading:
+            return "the whole model while it is loaded", self.loading
+        name = max(self.parts, key=self.parts.get)
+        return name, self.parts[name]
 
     def fits(self, memory_gib: float) -> bool:
         """Within 95 % of a card; the rest is lost to fragmentation."""
@@ -226,10 +239,9 @@ def _finish(
 ) -> MemoryEstimate:
     """What the method needs on top: a reference model, a cache."""
     notes = []
-    if job.kind != "sft" and job.lora is None:
-        if job.kind == "grpo" or not job.precompute_ref:
-            parts["weights"] += weight_bytes(workload)
-            notes.append("a second copy of the model is the reference")
+    if job.has_reference_copy:
+        parts["weights"] += weight_bytes(workload)
+        notes.append("a second copy of the model is the reference")
     if job.kind == "grpo" and workload.engine == "vllm" and workload.card:
         card = workload.card.memory_gib * GIB
         parts["KV cache"] = GRPO_VLLM_SHARE * card
@@ -243,7 +255,21 @@ def _finish(
         notes.append("sampling in the training process, batch by batch")
     if workload.strategy == "zero3" and workload.world_size > 1:
         notes.append("ZeRO-3 gathers up to 1 billion weights at a time")
-    return MemoryEstimate(job.title, parts, tuple(notes))
+        notes.append("every card loads the whole model before it is sharded")
+    loading = loading_bytes(workload)
+    return MemoryEstimate(job.title, parts, tuple(notes), loading)
+
+
+def loading_bytes(workload: Workload) -> float:
+    """What a card holds before ZeRO-3 shards the model; 0 elsewhere.
+
+    The stages load the model before the trainer knows of DeepSpeed, so it
+    lies on every card in whole.
+    """
+    if workload.strategy != "zero3" or workload.world_size == 1:
+        return 0.0
+    runtime = CUDA_BYTES if workload.card else 0.0
+    return weight_bytes(workload, training=True) + runtime
 
 
 def _shard_weights(workload: Workload) -> tuple[float, float]:

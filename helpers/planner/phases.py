@@ -47,10 +47,11 @@ def plan_phases(
             _fixed("set-up", assumed.setup_minutes, workload, "assumed")
         )
     for job in workload.jobs:
+        held = workload.holding(job)  # unpacking 4 bits takes time
         if isinstance(job, SampleJob):
             rate = measured.rate("distill")
-            rate = rate or _sampling_rate(workload, job, replicas, efficiency)
-            rate = rate or scale_recorded_rate(workload, job)
+            rate = rate or _sampling_rate(held, job, replicas, efficiency)
+            rate = rate or scale_recorded_rate(held, job)
             phases.append(
                 _worked(job.name, job.tokens, rate, workload, assumed)
             )
@@ -62,8 +63,8 @@ def plan_phases(
             )
             continue
         rate = measured.rate(job.kind)
-        rate = rate or estimate_training_rate(workload, job, efficiency)
-        rate = rate or scale_recorded_rate(workload, job)
+        rate = rate or estimate_training_rate(held, job, efficiency)
+        rate = rate or scale_recorded_rate(held, job)
         phases.append(
             _worked(job.title, count_tokens(found), rate, workload, assumed)
         )

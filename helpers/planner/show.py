@@ -87,7 +87,12 @@ def make_memory_table(found: Plan) -> Table:
         if any(values):
             table.add_row(part, *(f"{value:.2f}" for value in values))
     table.add_section()
-    table.add_row("all", *(f"{m.gib:.2f}" for m in found.memory))
+    sums = [sum(m.parts.values()) / GIB for m in found.memory]
+    table.add_row("all", *(f"{value:.2f}" for value in sums))
+    if any(m.loading for m in found.memory):
+        loads = [m.loading / GIB for m in found.memory]
+        cells = (f"{value:.2f}" if value else "" for value in loads)
+        table.add_row("before, loading", *cells)
     return table
 
 

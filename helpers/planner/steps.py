@@ -74,6 +74,17 @@ def solve_batch(
     return best[1]
 
 
+def find_cards(effective_batch: int, per_device_batch: int, most: int) -> int:
+    """The largest number of cards whose batch the trainer takes; else 0.
+
+    The trainer never lowers ``per_device_batch`` by itself: it refuses.
+    """
+    for cards in range(most, 0, -1):
+        if effective_batch % (per_device_batch * cards) == 0:
+            return cards
+    return 0
+
+
 @dataclass(frozen=True)
 class JobSteps:
     """Batch and steps of one job; ``rows`` are those the trainer sees."""

@@ -75,6 +75,19 @@ class TrainJob:
         """Sequences in one forward pass; a pair is two."""
         return self.per_device_batch * (2 if self.kind == "dpo" else 1)
 
+    @property
+    def has_reference_copy(self) -> bool:
+        """A second model stays beside the trained one.
+
+        A LoRA switched off is its own reference, and GRPO whose beta is 0
+        asks none.
+        """
+        if self.kind == "sft" or self.lora is not None:
+            return False
+        return (
+            self.beta != 0 if self.kind == "grpo" else not self.precompute_ref
+        )
+
 
 @dataclass(frozen=True)
 class SampleJob:
@@ -109,7 +122,12 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Workload:
-    """A model, a machine and what is to be done. ``card`` None is a CPU."""
+    """A model, a machine and what is to be done. ``card`` None is a CPU.
+
+    ``samples_sft``: what is harvested are samples of the merged SFT model.
+    ``guessed`` names the counts ("rows", "pairs") that follow from a share
+    of the problems.
+    """
 
     name: str
     shape: ModelShape
@@ -122,6 +140,7 @@ class Workload:
     strategy: Strategy = "ddp"
     engine: Literal["transformers", "vllm", "replay"] = "transformers"
     tensor_parallel_size: int | None = None
+    data_parallel_size: int | None = None
     gpu_memory_utilization: float = 0.9
     max_model_len: int = 2048
     sampling_batch: int = 256
@@ -129,6 +148,8 @@ class Workload:
     attention: str = "sdpa"
     usd_per_hour: float = 0.0
     benchmarks: tuple[Benchmark, ...] = ()
+    samples_sft: bool = False
+    guessed: tuple[str, ...] = ()
 
     @property
     def world_size(self) -> int:
@@ -143,9 +164,11 @@ class Workload:
     def holding(self, job: TrainJob | SampleJob) -> Workload:
         """This workload with the bits of the model that a job works on.
 
-        DPO trains, and evaluation in the end asks, a merged model.
+        DPO trains, and evaluation in the end asks, a merged model; so does
+        the harvest where SFT came first. (Evaluation also asks the base.)
         """
-        if job.name == "evaluate" or getattr(job, "kind", "") == "dpo":
+        merged = {"evaluate", "distill"} if self.samples_sft else {"evaluate"}
+        if job.name in merged or getattr(job, "kind", "") == "dpo":
             return replace(self, quantization=self.merged_quantization)
         return self
 

@@ -11,12 +11,19 @@ from helpers.problems.reading import find_copy
 from helpers.problems.registry import GYM_PREFIX, SOURCES, find_source
 from helpers.recipes import Recipe
 from helpers.runs import resolve_data
+from helpers.solutions import list_against
 
 
 def judge_inputs(recipe: Recipe, machine: Machine) -> list[Line]:
-    """Training, dev and benchmark sets, one line each that is not here."""
+    """Training, dev and benchmark sets, one line each that is not here.
+
+    Worked solutions come from sets of their own, which must not overlap with
+    others.
+    """
     names = [recipe.data.train, recipe.data.dev]
     names += [b.path for b in recipe.evaluate.benchmarks]
+    if recipe.solutions:
+        names += [*recipe.solutions.mix, *list_against(recipe)]
     lines = [judge_set(name) for name in dict.fromkeys(names)]
     bad = [line for line in lines if line.status != "OK"]
     here = len(lines) - len(bad)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import re
 from collections.abc import Sequence
 
 from helpers import smol
-from helpers.doctor import Line
+from helpers.doctor import Line, choose_device
 from helpers.engines.placement import find_command
 from helpers.guards import check_card_count, check_precision
+from helpers.guards.machine import USABLE
 from helpers.machine import Gpu, Machine, find_version
 from helpers.planner import MemoryEstimate, plan
+from helpers.planner.cards import GIB, Card
 from helpers.planner.cautions import judge_memory
+from helpers.planner.convert import choose_format
+from helpers.planner.core import Plan, estimate_memory
 from helpers.preflight.lines import try_guard
+from helpers.problems.registry import GYM_PREFIX
 from helpers.recipes import Recipe
 
 PROCESS_GIB = 0.6  # Python, torch and the rest, beside the estimate
@@ -30,7 +36,8 @@ def judge_hardware(recipe: Recipe, machine: Machine) -> list[Line]:
 
 def judge_cards(recipe: Recipe, machine: Machine) -> list[Line]:
     """As many cards as the recipe asks for, and torch can use them."""
-    device, need = recipe.hardware.device, max(1, recipe.hardware.cards)
+    device = choose_device(recipe, machine)
+    need = max(1, recipe.hardware.cards)
     if device == "mps":
         found = "there" if machine.mps else "not there"
         fix = "" if machine.mps else "; set hardware.device=auto"
@@ -40,8 +47,8 @@ def judge_cards(recipe: Recipe, machine: Machine) -> list[Line]:
         return [Line("OK", "cards", f"device '{device}': none needed")]
     cards, have = machine.gpus[:need], len(machine.gpus)
     fix = "start where there is one; tier pocket needs none"
-    if have:
-        fix = f"start where there are {need}, or --set hardware.cards={have} "
+    if fewer := find_cards(recipe, have):
+        fix = f"start where there are {need}, or --set hardware.cards={fewer} "
         fix += "(the effective batch stays the same)"
     what = f"The processes of recipe '{recipe.name}', one a card,"
     lines = [
@@ -60,6 +67,17 @@ def judge_cards(recipe: Recipe, machine: Machine) -> list[Line]:
     return lines + [judge_precision(recipe, card) for card in cards]
 
 
+def find_cards(recipe: Recipe, most: int) -> int:
+    """The largest number of cards that both trainers can divide; or 0."""
+    for cards in range(most, 0, -1):
+        if all(
+            config.effective_batch % (config.per_device_batch * cards) == 0
+            for config in (recipe.sft, recipe.dpo)
+        ):
+            return cards
+    return 0
+
+
 def judge_precision(recipe: Recipe, card: Gpu) -> Line:
     """The recipe's number format on this card."""
     dtype = recipe.model.dtype
@@ -73,18 +91,50 @@ def judge_precision(recipe: Recipe, card: Gpu) -> Line:
 def judge_memories(recipe: Recipe, machine: Machine) -> list[Line]:
     """Every job of the plan against the memory that is really here."""
     found = plan(recipe, has_token=True)
-    if recipe.hardware.device != "cuda":
+    merge = judge_merge(recipe, found.parameters, machine)
+    if choose_device(recipe, machine) != "cuda":
         have = machine.memory_gib - PROCESS_GIB
-        return [
+        jobs = [
             judge_job(recipe, estimate, "this machine", have)
             for estimate in found.memory
         ]
+        return [*jobs, merge]
     cards = machine.gpus[: max(1, recipe.hardware.cards)]
     if not cards:
         return []
     least = min(cards, key=lambda card: card.memory_gib)
+    memory = found.memory
+    if found.workload.card is None:  # "auto" was planned for a CPU
+        memory = estimate_on(recipe, found, least)
     name, have = f"a {least.name}", least.memory_gib
-    return [judge_job(recipe, job, name, have) for job in found.memory]
+    return [*(judge_job(recipe, j, name, have) for j in memory), merge]
+
+
+def estimate_on(recipe: Recipe, found: Plan, gpu: Gpu) -> list[MemoryEstimate]:
+    """The plan's jobs on a card that is here; its speed is not asked."""
+    card = Card(gpu.name, gpu.memory_gib, 1, 1, 1, has_bf16=gpu.bf16)
+    work = found.workload.on(card, found.workload.cards)
+    work = dataclasses.replace(work, dtype=choose_format(recipe, card))
+    return estimate_memory(work)
+
+
+def judge_merge(recipe: Recipe, parameters: int, machine: Machine) -> Line:
+    """A merge is done in fp32: on the card, or else in the free memory."""
+    title, need = "memory of the merge", 4 * parameters / GIB
+    text = f"{need:.1f} GiB in fp32"
+    if choose_device(recipe, machine) == "cuda" and machine.gpus:
+        card = machine.gpus[0]  # a merge is the work of one process
+        if need <= USABLE * card.memory_gib:
+            return Line("OK", title, f"{text}, on a {card.name}")
+    free = machine.available_gib
+    if need <= free:
+        return Line("OK", title, f"{text} of {free:.1f} GiB free")
+    text += f", {free:.1f} GiB are free. Do this: "
+    if need <= machine.memory_gib:
+        return Line("WARN", title, f"{text}close other programs.")
+    text += "merge on a machine with more memory."
+    ladder = recipe.model.ladder  # a smaller model may be settled on
+    return Line("WARN" if ladder else "FAIL", title, text)
 
 
 def judge_job(
@@ -109,7 +159,8 @@ def list_extras(recipe: Recipe) -> list[str]:
         extras.append("gpu")
     if recipe.hardware.strategy != "ddp" and recipe.hardware.cards > 1:
         extras.append("zero3")
-    if recipe.data.train.startswith("reasoning-gym"):
+    mixed = recipe.solutions.mix if recipe.solutions else ()
+    if any(n.startswith(GYM_PREFIX) for n in (recipe.data.train, *mixed)):
         extras.append("build")
     return extras
 

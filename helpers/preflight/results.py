@@ -9,20 +9,13 @@ from helpers.errors import LabError
 from helpers.guards import check_same_inputs, check_space
 from helpers.machine import Machine
 from helpers.planner import estimate_run_space, estimate_space
+from helpers.preflight.earlier import list_changed
 from helpers.preflight.lines import blame, try_guard
 from helpers.preflight.model import find_cached
-from helpers.recipes import Recipe, recipe_hash
-from helpers.records import read_json, require_writable
+from helpers.recipes import Recipe
+from helpers.records import require_writable
 from helpers.runs import RunDir
-
-# What of a recipe a stage depends on, by the name of its recorded input.
-SECTIONS = {
-    "distill": ("harvest", ("harvest",)),
-    "sft": ("recipe", ("seed", "model", "sft")),
-    "merge-sft": ("recipe", ("model",)),
-    "dpo": ("recipe", ("seed", "model")),
-    "merge-dpo": ("recipe", ("model",)),
-}
+from helpers.settle import SETTLED, settle_model
 
 
 def judge_results(
@@ -84,9 +77,12 @@ def judge_earlier(recipe: Recipe, folder: Path, force: bool) -> list[Line]:
     run = RunDir(folder, recipe)
     try:
         run.check_same_recipe()
+        settled = recipe
+        if run.file(SETTLED).is_file():  # the stages stored hashes of that
+            settled = settle_model(recipe, run)
+        changed = list_changed(settled, run)
     except LabError as error:
         return [blame("results", error)]
-    changed = [name for name in SECTIONS if _has_changed(recipe, run, name)]
     if changed and force:
         text = f"{', '.join(changed)} will be set aside (--force)"
         return [Line("WARN", "results", text)]
@@ -100,12 +96,3 @@ def judge_earlier(recipe: Recipe, folder: Path, force: bool) -> list[Line]:
             "those that are there are of this recipe",
         )
     ]
-
-
-def _has_changed(recipe: Recipe, run: RunDir, stage: str) -> bool:
-    """Whether a finished stage was made with other settings."""
-    path = run.file("stages", f"{stage}.json")
-    if not path.is_file():
-        return False
-    key, sections = SECTIONS[stage]
-    return read_json(path)["inputs"].get(key) != recipe_hash(recipe, *sections)
