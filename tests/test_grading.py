@@ -298,6 +298,10 @@ def test_long_and_empty_answers_are_not_taken_for_equal() -> None:
     assert equal(long, long)
     assert not equal(long[:20_000], long)
     assert not equal(long, long[:20_000])
+    nines = grading.grade_response("9" * 4_500, "8" * 4_500)
+    assert nines.reason == (
+        "too dangerous to evaluate: longer than 700 characters"
+    )
     assert not equal("", "")
     assert not equal(" ", "")
     assert not grading.is_equivalent(5, "5")  # type: ignore[arg-type]

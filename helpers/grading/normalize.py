@@ -133,10 +133,11 @@ def _text_words(content: str) -> str:
         return "\\infty "
     if not re.search(r"[^\W\d_]", words):
         return f" {words} "
-    if words.lower() == "only":
+    lowered = words.lower()
+    if lowered == "only":
         return " "
-    if words.lower() in _CONNECTORS:
-        return f" {words} "
+    if lowered in _CONNECTORS:
+        return f" {lowered} "
     # A connector inside a text keeps its role: \text{5 or 7}.
     if re.search(r"\d", words) or re.match(r"(?:and|or)\b", words, re.I):
         return f" {words} "
