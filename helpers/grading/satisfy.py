@@ -48,6 +48,7 @@ class _Relation:
         self.gaps: list[Node] = [
             ("add", [one, ("neg", two)]) for one, two in pairwise(sides)
         ]
+        self.tame = all(_is_algebraic(node, _ROOTS) for node in self.gaps)
 
     def gap(self, node: Node, point: Any) -> Any:
         """Return a gap at a point; 0 for rounding, None if undefined."""
@@ -122,10 +123,9 @@ def _exact(value: Any) -> Fraction:
 
 def _is_solution_set(relation: _Relation, pieces: list[Piece]) -> bool:
     ends: list[Any] = []
-    tame = all(_is_algebraic(node, _ROOTS) for node in relation.gaps)
     for piece in pieces:
         low, high = _end(piece.low), _end(piece.high)
-        if low == high and not tame:
+        if low == high and not relation.tame:
             return False  # more points may lie anywhere: sin^2 x <= 0
         for at, closed in ((low, piece.low_closed), (high, piece.high_closed)):
             # At infinity nothing is defined, so it belongs to no solution.
