@@ -88,23 +88,20 @@ def to_pieces(value: Value) -> list[Piece] | None:
 
 
 def is_bounds(value: Value) -> bool:
-    """Say whether a list is a lower and an upper bound: x > 1, x < 4."""
-    if any(v.kind != "relation" for v in value.items):
-        return False
-    return has_one_variable(value.items) and bool(_overlap(value.items))
+    """Say whether a list may be a lower and an upper bound: x > 1, x < 4."""
+    return bool(_overlap(value.items))
 
 
 def _overlap(items: list[Value]) -> list[Piece] | None:
     """Return the interval of ``x > a and x < b``; the ends may be letters."""
-    pieces = [to_pieces(v) or [] for v in items]
-    if [len(p) for p in pieces] != [1, 1]:
-        return None
-    low, high = pieces[0][0], pieces[1][0]
-    if low.low == "-oo":
-        low, high = high, low
-    if low.high != "oo" or high.low != "-oo":
-        return None
-    return [Piece(low.low, low.low_closed, high.high, high.high_closed)]
+    match [to_pieces(v) for v in items]:
+        case [[low], [high]]:
+            if low.low == "-oo":
+                low, high = high, low
+            if low.high == "oo" and high.low == "-oo":
+                ends = low.low, low.low_closed, high.high, high.high_closed
+                return [Piece(*ends)]
+    return None
 
 
 def _intersect(parts: list[list[Piece] | None]) -> list[Piece] | None:
@@ -140,7 +137,7 @@ def has_one_variable(values: list[Value]) -> bool:
             middle = 1 if len(value.items) == 3 else 0
             sides = [v.text for v in value.items]
             name = sides[middle]
-            if len(sides) == 2 and not _is_variable(name):
+            if not _is_variable(name):
                 name = sides[1]
             names.add(canonical(name))
     return len(names) <= 1

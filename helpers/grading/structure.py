@@ -124,12 +124,17 @@ def _unwrap(text: str) -> str:
 
 
 def _variants(text: str) -> Value:
-    """Write a scalar or relation with ± as the list of its two values."""
+    """Write a scalar with ± as the list of its two values."""
     if r"\pm" not in text and r"\mp" not in text:
         return Value("scalar", text)
-    upper = text.replace(r"\pm", "+").replace(r"\mp", "-")
-    lower = text.replace(r"\pm", "-").replace(r"\mp", "+")
-    return Value("list", text, [Value("scalar", t) for t in (upper, lower)])
+    return Value("list", text, [Value("scalar", t) for t in _both_signs(text)])
+
+
+def _both_signs(text: str) -> tuple[str, str]:
+    return (
+        text.replace(r"\pm", "+").replace(r"\mp", "-"),
+        text.replace(r"\pm", "-").replace(r"\mp", "+"),
+    )
 
 
 def _read_list(text: str, grouped: bool) -> Value | None:
@@ -302,11 +307,19 @@ def _read_relation(text: str) -> Value | None:
         marks, parts = marks[:at], parts[: at + 1]
     if not marks:
         return parse_value(parts[0])
-    if marks == ["="] and any(r"\pm" in p or r"\mp" in p for p in parts):
-        signed = _variants(" = ".join(parts)).items
-        pair = [_read_relation(v.text) for v in signed]
-        return Value("list", text, [v for v in pair if v is not None])
+    if any(r"\pm" in p or r"\mp" in p for p in parts):
+        return _read_signed(text, parts, marks)
     return Value("relation", text, [_side(p) for p in parts], marks)
+
+
+def _read_signed(text: str, parts: list[str], marks: list[str]) -> Value:
+    """Read x = ±2 as x = 2, x = -2; x != ±2 excludes both."""
+    items = []
+    for sides in zip(*map(_both_signs, parts), strict=True):
+        rest = zip(marks, sides[1:], strict=True)
+        whole = sides[0] + "".join(f" {mark} {side}" for mark, side in rest)
+        items.append(Value("relation", whole, list(map(_side, sides)), marks))
+    return Value("list", text, items, ["and"] if "!=" in marks else [])
 
 
 def _side(text: str) -> Value:
