@@ -171,6 +171,8 @@ def test_policy_of_extraction() -> None:
         (r"\boxed{(x+1)^2}", "x^2+2x+1", "same value"),
         (r"\boxed{2,1}", r"\{1,2\}", "set"),
         (r"\boxed{5\text{ m}}", r"5\text{ cm}", "a different unit"),
+        (r"\boxed{matrix([1]=[2])}", "matrix([1,2])", "an equation and"),
+        (r"\boxed{matrix([1,2])}", "matrix([1]=[2])", "an equation and"),
         (r"\boxed{}", "42", "no answer found: the last box is empty"),
         ("", "42", "no answer found"),
         (r"\boxed{9^{9^{9^9}}}", "5", "too dangerous to evaluate"),

@@ -89,6 +89,8 @@ def to_pieces(value: Value) -> list[Piece] | None:
 
 def is_bounds(value: Value) -> bool:
     """Say whether a list may be a lower and an upper bound: x > 1, x < 4."""
+    if any(v.kind != "relation" for v in value.items):
+        return False  # such as the rows of a matrix
     return bool(_overlap(value.items))
 
 
