@@ -143,8 +143,9 @@ def _last_number(tail: str) -> Extraction:
     """Return the last number, unless its sentence denies or doubts it."""
     found = list(NUMBER.finditer(tail))[-1]
     if rough := _ROUGH.search(tail[: found.start()]):
-        tail = tail[: rough.start()]  # "5/6 or about 0.83"
-        found = list(NUMBER.finditer(tail))[-1]
+        # "5/6 or about 0.83"
+        if exact := list(NUMBER.finditer(tail[: rough.start()])):
+            tail, found = tail[: rough.start()], exact[-1]
     start = max(
         tail.rfind(". ", 0, found.start()), tail.rfind("\n", 0, found.start())
     )
