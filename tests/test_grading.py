@@ -120,6 +120,7 @@ def test_every_gold_equals_itself() -> None:
         ("bases", "52_8", "52_{8}", "52"),
         ("thousands", "1234", "1,234", "12,34"),
         ("several answers", "5", "x=5", r"5 \text{ or } 7"),
+        ("several answers", "5", "x=5", "If x=5"),
         ("approximation", r"\sqrt2", r"\sqrt2 \approx 1.41", "1.41"),
         ("prose", r"\text{Monday}", "monday.", r"\text{Sunday}"),
     ],
