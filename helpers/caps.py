@@ -17,6 +17,7 @@ from helpers import stats
 from helpers.errors import LabError
 from helpers.grading import GRADER_VERSION
 from helpers.outcomes import OUTCOMES, classify_outcome, count_outcomes
+from helpers.prompts import decode_response
 from helpers.records import Completion, read_json, write_json
 from helpers.results import load_results, result_name
 from helpers.runs import RunDir, hash_file
@@ -130,7 +131,7 @@ def cut_row(
         return row, True
     ids = (row.model_extra or {}).get("token_ids")
     if ids is not None:
-        text, exact = _decode(tokenizer, ids[:cap]), True
+        text, exact = decode_response(tokenizer, ids[:cap]), True
     else:
         text, exact = _cut_text(row, cap, tokenizer)
     changes = {
@@ -140,12 +141,6 @@ def cut_row(
         "mean_logprob": float("nan"),
     }
     return row.model_copy(update=changes), exact
-
-
-def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    return tokenizer.decode(
-        ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
 
 
 def _cut_text(row: Completion, cap: int, tokenizer: Any) -> tuple[str, bool]:

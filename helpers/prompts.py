@@ -9,6 +9,7 @@ training teaches and sampling stops on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,7 @@ reasoning models, ``code-cot`` reasoning with code as in NuminaMath-TIR,
 ``six-steps`` asks for six steps and ``####`` as the T4 paper's prompt did."""
 # How a template tells the model to mark its answer; unnamed: not at all.
 MARKS = {"boxed": "boxed", "code-cot": "boxed", "six-steps": "hash"}
+ANCHOR = "x"  # any letter
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,9 @@ class TemplateReport:
 def render_prompt(tokenizer, problem: str, template: str) -> str:
     """The exact text the model reads before it answers.
 
-    Encode it with ``add_special_tokens=False``: the chat template has
-    written the special tokens already.
+    Encode it with ``add_special_tokens=False``: the special tokens are
+    written already, by the chat template, or here where it leaves the first
+    one to the tokenizer (TinyLlama, Zephyr and their like).
 
     Args:
         tokenizer: a transformers tokenizer with a chat template.
@@ -77,7 +80,8 @@ def render_prompt(tokenizer, problem: str, template: str) -> str:
         template: a key of :data:`TEMPLATES`.
 
     Raises:
-        LabError: unknown template, or no chat template.
+        LabError: unknown template, no chat template, or a first token that
+            cannot be written as text.
     """
     if template not in TEMPLATES:
         raise LabError(
@@ -88,18 +92,35 @@ def render_prompt(tokenizer, problem: str, template: str) -> str:
     _require_chat_template(tokenizer)
     # Not str.format: problems and templates are full of braces.
     content = TEMPLATES[template].replace("{problem}", problem)
-    return tokenizer.apply_chat_template(
+    text = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}],
         tokenize=False,
         add_generation_prompt=True,
     )
+    return _write_bos(tokenizer, text)
+
+
+def decode_response(tokenizer, ids: Sequence[int]) -> str:
+    """The text of sampled tokens, without special ones.
+
+    Decoded behind a letter, as they stand behind a prompt: SentencePiece
+    drops the space before a text's first word, and a response trained on
+    without it would be other tokens than the sampled ones.
+    """
+    anchor = _encode(tokenizer, ANCHOR)
+    text = tokenizer.decode(
+        [*anchor, *ids],
+        skip_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+    )
+    return text.removeprefix(ANCHOR)
 
 
 def check_template(tokenizer, template: str) -> TemplateReport:
     """Check that training and sampling will see the same tokens.
 
     Checks: the prompt starts with at most one beginning-of-sequence token,
-    and with exactly one where the tokenizer adds one by itself; encoding
+    with exactly one where the tokenizer adds one by itself; encoding
     prompt and response together starts with the prompt's own tokens; the end
     token is one token, and is what the chat template writes after a response;
     marks such as ``</think>`` survive encoding and decoding.
@@ -144,6 +165,32 @@ def _require_chat_template(tokenizer) -> None:
             fix="choose an instruction-tuned model, or set "
             "tokenizer.chat_template",
         )
+
+
+def _write_bos(tokenizer, text: str) -> str:
+    """The text with the BOS token that only the tokenizer would have added.
+
+    Chat templates of the Zephyr family write none: they rely on the
+    tokenizer, and a prompt encoded without special tokens starts without
+    the token that every text of the training did. The space is for
+    SentencePiece, which puts one before a text's first word.
+    """
+    bos = [tokenizer.bos_token_id]
+    if bos == [None] or tokenizer("x")["input_ids"][:1] != bos:
+        return text
+    ids = _encode(tokenizer, text)
+    if ids[:1] == bos:
+        return text
+    for gap in ("", " "):
+        written = f"{tokenizer.bos_token}{gap}{text}"
+        if _encode(tokenizer, written) == bos + ids:
+            return written
+    raise LabError(
+        f"The BOS token {tokenizer.bos_token!r} cannot be written before a "
+        "prompt of this tokenizer.",
+        why="the prompt would start with other tokens than in training",
+        fix="set a chat template that writes it itself: {{ bos_token }}",
+    )
 
 
 def _encode(tokenizer, text: str) -> list[int]:

@@ -27,6 +27,13 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+# TinyLlama-Chat, Zephyr: a line with the role, the text, the end token.
+ZEPHYR = (
+    "{% for m in messages %}"
+    "{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
 SPECIAL = ["<|pad|>", "<|bos|>", "<|end|>", "<|user|>", "<|assistant|>"]
 
 
@@ -51,6 +58,35 @@ def make_tokenizer():
         padding_side="left",
     )
     tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def make_llama_tokenizer(legacy: bool = False):
+    """A small tokenizer of Llama 2's kind, with Zephyr's chat format.
+
+    As those of TinyLlama-Chat (``legacy`` false) and of Mistral's Zephyr
+    models (true): it adds ``<s>`` by itself, the chat format writes none,
+    and words begin with a space that is a part of their first token.
+    """
+    import string
+
+    from transformers import LlamaTokenizer
+
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
+    words += ["\u2581", *string.ascii_letters, *string.digits]
+    words += sorted(set(string.punctuation))
+    merges = [("\u2581", "T"), ("\u2581", "<"), ("\u2581T", "h")]
+    words += [a + b for a, b in merges]
+    tokenizer = LlamaTokenizer(
+        vocab={word: i for i, word in enumerate(words)},
+        merges=merges,
+        legacy=legacy,
+        add_bos_token=True,
+        pad_token="</s>",
+        padding_side="left",
+        model_max_length=512,
+    )
+    tokenizer.chat_template = ZEPHYR
     return tokenizer
 
 

@@ -14,7 +14,7 @@ import torch
 from training_rows import write_pairs
 from trl import DPOConfig
 
-from helpers import dpo, guards
+from helpers import dpo, guards, training
 from helpers.dpo_trainer import measure_start_loss
 from helpers.errors import LabError
 from helpers.recipes import load_recipe
@@ -209,6 +209,24 @@ def test_answers_are_never_cut(recipe, run, tokenizer, pairs):
     batch = trainer.data_collator([trainer.train_dataset[0]])
     ends = (batch["input_ids"] == tokenizer.eos_token_id).sum(dim=1)
     assert ends.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pairs_of_a_zephyr_model_are_the_tokens_that_sampling_feeds(
+    tmp_path, tiny_recipe, run, legacy
+):
+    """Tier t4: the chat format leaves the first token to the tokenizer."""
+    from conftest import make_llama_tokenizer
+
+    zephyr = make_llama_tokenizer(legacy)
+    pairs = write_pairs(run, zephyr)
+    recipe = change(tmp_path, "dpo.precompute_ref_log_probs=false")
+    trainer = make_trainer(recipe, run, zephyr, pairs)
+    for row, pair in zip(trainer.train_dataset, pairs, strict=True):
+        assert row["prompt_ids"] == training.encode_prompt(zephyr, pair.prompt)
+        assert row["prompt_ids"].count(zephyr.bos_token_id) == 1
+        for part in ("chosen_ids", "rejected_ids"):
+            assert row[part][-1] == zephyr.eos_token_id
 
 
 def test_variant_settings_reach_the_trainer(recipe):

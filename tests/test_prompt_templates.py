@@ -35,14 +35,21 @@ CHATS = {
     "deepseek_r1_distill": "<｜begin▁of▁sentence｜>",
     "phi3": "<s>",
 }
+# Chat formats without a first token, which the tokenizer adds by itself: of
+# TinyLlama-Chat, and of mistral-7b-sft-beta with its "legacy" tokenizer.
+ZEPHYRS = {"tinyllama": False, "mistral_zephyr": True}
 MODELS = ("pocket", "smol")
-CASES = [(chat, name) for chat in (*MODELS, *CHATS) for name in TEMPLATES]
+CASES = [
+    (chat, name) for chat in (*MODELS, *CHATS, *ZEPHYRS) for name in TEMPLATES
+]
 
 
 def load_chat(chat):
     """A tokenizer of this chat format; skips where it cannot be had."""
-    from conftest import make_tokenizer
+    from conftest import make_llama_tokenizer, make_tokenizer
 
+    if chat in ZEPHYRS:
+        return make_llama_tokenizer(legacy=ZEPHYRS[chat])
     if chat in MODELS:
         from helpers.models import load_tokenizer
 

@@ -3,9 +3,15 @@
 import copy
 
 import pytest
+from conftest import make_llama_tokenizer
 
 from helpers.errors import LabError
-from helpers.prompts import TEMPLATES, check_template, render_prompt
+from helpers.prompts import (
+    TEMPLATES,
+    check_template,
+    decode_response,
+    render_prompt,
+)
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -70,17 +76,68 @@ def test_faulty_chat_templates_are_refused(tokenizer, fault):
         check_template(broken, "plain")
 
 
-def test_missing_bos_is_refused_when_the_tokenizer_adds_one(tokenizer):
+@pytest.fixture
+def adding(tokenizer):
+    """The tiny tokenizer, which adds its BOS token by itself now."""
     from tokenizers.processors import TemplateProcessing
 
-    broken = copy.deepcopy(tokenizer)
-    broken.backend_tokenizer.post_processor = TemplateProcessing(
+    changed = copy.deepcopy(tokenizer)
+    changed.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|bos|> $A", special_tokens=[("<|bos|>", 1)]
     )
-    doubled = check_template(broken, "plain")
+    return changed
+
+
+def test_a_bos_token_that_both_write_is_reported(adding):
+    doubled = check_template(adding, "plain")
     assert (doubled.leading_bos, doubled.leading_bos_if_added) == (1, 2)
-    broken.chat_template = tokenizer.chat_template.replace(
+
+
+def test_a_bos_token_that_only_the_tokenizer_writes_is_in_the_prompt(
+    tokenizer, adding
+):
+    adding.chat_template = tokenizer.chat_template.replace(
         "{{ bos_token }}", ""
     )
-    with pytest.raises(LabError, match="0 times"):
-        check_template(broken, "plain")
+    assert check_template(adding, "plain").leading_bos == 1
+    assert render_prompt(adding, "1 + 1", "plain") == render_prompt(
+        tokenizer, "1 + 1", "plain"
+    )
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_zephyr_prompt_is_what_the_tokenizer_alone_would_make(legacy):
+    """As TinyLlama-Chat and mistral-7b-sft-beta, the models of tier t4."""
+    tokenizer = make_llama_tokenizer(legacy)
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is 2 + 2?"}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    assert chat == "<|user|>\nWhat is 2 + 2?</s>\n<|assistant|>\n"
+    prompt = render_prompt(tokenizer, "What is 2 + 2?", "plain")
+    fed = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    assert fed == tokenizer(chat)["input_ids"]
+    assert fed.count(tokenizer.bos_token_id) == 1
+    report = check_template(tokenizer, "boxed")
+    assert (report.leading_bos, report.end_token) == (1, "</s>")
+
+
+def test_a_bos_token_that_cannot_be_written_is_refused():
+    tokenizer = make_llama_tokenizer()
+    tokenizer.split_special_tokens = True  # "<s>" is three letters now
+    with pytest.raises(LabError, match="'<s>' cannot be written"):
+        render_prompt(tokenizer, "1 + 1", "plain")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("text", ["The answer", " The answer", "4", "", "é"])
+def test_a_response_is_the_text_that_was_sampled(legacy, text):
+    tokenizer = make_llama_tokenizer(legacy)
+    prompt = render_prompt(tokenizer, "What is 2 + 2?", "plain")
+    start = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(prompt + text, add_special_tokens=False)["input_ids"]
+    new = [*ids[len(start) :], tokenizer.eos_token_id]
+    assert decode_response(tokenizer, new) == text
+    if text.startswith(" "):  # what decoding alone makes of it
+        assert tokenizer.decode(new, skip_special_tokens=True) == text[1:]

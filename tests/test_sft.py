@@ -91,6 +91,27 @@ def test_a_tokenizer_that_adds_bos_itself_does_not_double_it(
         assert row["input_ids"].count(adding.bos_token_id) == 1
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_rows_of_a_zephyr_model_are_the_tokens_that_sampling_feeds(
+    recipe, run, legacy
+):
+    """Tier t4: the chat format leaves the first token to the tokenizer."""
+    from conftest import make_llama_tokenizer
+
+    tokenizer = make_llama_tokenizer(legacy)
+    rows = write_sft_rows(run, tokenizer)
+    rows[0] = rows[0].model_copy(update={"completion": " The one."})
+    trainer = make_trainer(recipe, run, tokenizer, rows)
+    sft.check_trainer(trainer, tokenizer, rows)
+    for row in trainer.train_dataset:
+        assert row["input_ids"].count(tokenizer.bos_token_id) == 1
+    prompt = training.encode_prompt(tokenizer, rows[0].prompt)
+    words = tokenizer.convert_ids_to_tokens(
+        trainer.train_dataset[0]["input_ids"]
+    )
+    assert words[len(prompt)] == "\u2581Th"  # with its space, as sampled
+
+
 def test_packed_rows_keep_every_document_whole(
     tmp_path, recipe, run, tokenizer, rows
 ):

@@ -21,6 +21,7 @@ import gc
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby, islice
 from typing import Any
 
@@ -43,6 +44,7 @@ from helpers.engines.kv_cache import build_cache, measure_room
 from helpers.engines.rows import Row, refuse_long
 from helpers.errors import LabError
 from helpers.ladder import free_memory, is_out_of_memory
+from helpers.prompts import decode_response
 
 SEGMENT_TOKENS = 16  # longest segment; bounds the room kept in the cache
 WINDOW_BATCHES = 16  # requests read ahead, in batches, to sort by length
@@ -149,8 +151,9 @@ class TransformersEngine:
         ids = dict(zip(prompts, encoded["input_ids"], strict=True))
         limit = getattr(self.model.config, "max_position_embeddings", None)
         ends, rows = frozenset(self.end_ids), []
+        decode = partial(decode_response, self.tokenizer)
         for request in requests:
-            row = Row(request, ids[request.prompt], ends, self._decode_text)
+            row = Row(request, ids[request.prompt], ends, decode)
             if not row.prompt_ids:
                 raise LabError(f"{request.problem_id}: the prompt is empty.")
             if limit and row.longest > limit:
@@ -158,13 +161,6 @@ class TransformersEngine:
             else:
                 rows.append(row)
         return rows
-
-    def _decode_text(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(
-            ids,
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
 
     def _sample_group(
         self, source: Iterator[Row], warpers: LogitsProcessorList
