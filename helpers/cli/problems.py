@@ -14,12 +14,6 @@ if TYPE_CHECKING:
     from helpers.problems import LoadReport, Source
 
 
-UNPINNED = (
-    "not pinned, the newest: no public code names a commit of it; its "
-    "columns and its number of rows are checked instead"
-)
-
-
 def problems(
     name: Annotated[
         str | None,
@@ -86,10 +80,13 @@ def problems(
 def list_sources() -> Table:
     """One row a set: name, role, size, licence, where, note."""
     from helpers.problems import SOURCES
+    from helpers.problems.revisions import find_kept
 
     table = Table("name", "role", "rows", "licence", "where", "revision")
     for source in SOURCES.values():
         revision = (source.revision or "newest")[:8] if source.hub_id else ""
+        if revision == "newest" and (kept := find_kept(source)):
+            revision = f"{kept['commit'][:8]} (kept)"
         table.add_row(
             source.name,
             source.role,
@@ -118,12 +115,27 @@ def describe_source(source: Source) -> str:
         f"  licence: {source.licence or 'none stated'}",
     ]
     if source.hub_id:
-        lines.append(f"  revision: {source.revision or UNPINNED}")
+        lines.append(f"  revision: {describe_revision(source)}")
     if source.keep:
         lines.append(f"  rows kept: {source.keep}")
     if source.note:
         lines.append(f"  note: {source.note}")
     return "\n".join(lines)
+
+
+def describe_revision(source: Source) -> str:
+    """The pinned commit, or the kept one and how to take a newer."""
+    from helpers.problems.revisions import find_kept, kept_file
+
+    if source.revision:
+        return source.revision
+    kept = find_kept(source)
+    if kept is None:
+        return "not pinned: the newest, kept when it is first read"
+    return (
+        f"{kept['commit']}, the newest of {kept['since']}; for a newer one "
+        f"take its entry out of {kept_file()}"
+    )
 
 
 def count_steps(report: LoadReport) -> Table:

@@ -22,6 +22,7 @@ from helpers.problems.registry import (
     Source,
     find_source,
 )
+from helpers.problems.revisions import find_revision
 from helpers.runs import hash_file, name_folder, resolve_data
 
 KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
@@ -76,11 +77,13 @@ def open_source(
     if source.name.startswith(GYM_PREFIX):
         return _make_rows(source, seed, n or GYM_ROWS)
     files = find_copy(source)
-    data = _load_files(source, files) if files else _load_hub(source)
     if files:
+        data = _load_files(source, files)
         where = ", ".join(name_folder(path) for path in files)
     else:
-        where = f"{source.hub_id}@{(source.revision or 'newest')[:12]}"
+        revision = find_revision(source)
+        data = _load_hub(source, revision)
+        where = f"{source.hub_id}@{(revision or 'newest')[:12]}"
     columns = list(data.column_names or next(iter(data.take(1)), {}))
     _check_columns(source, columns, where)
     wanted = [c for c in (*source.columns, "images") if c in columns]
@@ -133,12 +136,12 @@ def _load_files(source: Source, files: list[Path]) -> Any:
         ) from error
 
 
-def _load_hub(source: Source) -> Any:
-    """The pinned revision of a hub data set; several configs are joined."""
+def _load_hub(source: Source, revision: str | None) -> Any:
+    """One commit of a hub data set; several configs are joined."""
     use_cache_when_unreachable()
     from datasets import concatenate_datasets, load_dataset
 
-    options: Row = {"split": source.split, "revision": source.revision}
+    options: Row = {"split": source.split, "revision": revision}
     options["streaming"] = source.stream
     try:
         parts = [
@@ -224,7 +227,7 @@ def _make_rows(source: Source, seed: int | None, n: int) -> Opened:
 def hash_problems(name: str) -> str:
     """What tells one state of a problem set from another.
 
-    The hash of its file or local copy; else the hub's revision, or the
+    The hash of its file or local copy; else the commit on the hub, or the
     version of what makes the problems.
 
     Raises:
@@ -237,5 +240,5 @@ def hash_problems(name: str) -> str:
         return f"{source.name} {version}"
     files = find_copy(source)
     if not files:
-        return f"{source.hub_id}@{source.revision or 'newest'}"
+        return f"{source.hub_id}@{find_revision(source) or 'newest'}"
     return " ".join(hash_file(path) for path in files)

@@ -1,9 +1,10 @@
 """Every data set this kit knows: where it lies and how a row is read.
 
 A revision is pinned where a commit of the hub repository is known to exist
-(it is used by public code); None means the hub's newest state, and the table
-of ``mathslm problems`` says so. Row counts and licences are those of the data
-sets' pages; a licence of "" means that the page states none.
+(it is used by public code); None means the hub's newest one at the first use,
+kept from then on (:mod:`helpers.problems.revisions`). Row counts and licences
+are those of the data sets' pages; a licence of "" means that the page states
+none.
 """
 
 from __future__ import annotations
@@ -246,6 +247,7 @@ _SOURCES = (
     Source(
         "orca-math",
         "microsoft/orca-math-word-problems-200k",
+        revision="29255d1770cc4eac66e5e7fa378cba542c026350",
         problem="question",
         golds=(("answer", "prose"),),
         solution="answer",
@@ -281,6 +283,7 @@ _SOURCES = (
     Source(
         "open-rs",
         "knoveleng/open-rs",
+        revision="8de2b2d11162d97b45c7606902eae2bb1ff629b4",
         golds=EITHER,
         solution="solution",
         rows=7_000,
