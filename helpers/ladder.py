@@ -20,6 +20,7 @@ from typing import Any
 
 from helpers.errors import LabError
 from helpers.recipes import Recipe
+from helpers.recipes.pins import PINNED_MODELS
 
 GIB = 2**30
 # Out of memory in the words of torch on CUDA, MPS and a CPU, of CUDA's own
@@ -213,7 +214,7 @@ def apply_rung(recipe: Recipe, rung: Rung) -> Recipe:
     """The recipe that loads on exactly this rung.
 
     Where the base had to go down, what is merged from it, which is as large,
-    goes with it. A smaller model brings its own revision: none is known.
+    goes with it. A smaller model brings its own revision.
     """
     changes: dict[str, Any] = {
         "quantization": rung.quantization,
@@ -224,7 +225,8 @@ def apply_rung(recipe: Recipe, rung: Rung) -> Recipe:
     if rung.quantization != recipe.model.quantization:
         changes["merged_quantization"] = rung.quantization
     if rung.model:
-        changes |= {"id": rung.model, "revision": None}
+        revision = PINNED_MODELS.get(rung.model)
+        changes |= {"id": rung.model, "revision": revision}
     model = recipe.model.model_copy(update=changes)
     return recipe.model_copy(update={"model": model})
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+import yaml
 
 from helpers.errors import LabError
+from helpers.ladder import Rung, apply_rung
 from helpers.recipes import list_recipes, load_recipe, recipe_hash
 
 
@@ -44,6 +48,29 @@ def test_overrides_change_one_value():
 def test_refusals_name_the_key(name, overrides, message):
     with pytest.raises(LabError, match=message):
         load_recipe(name, overrides)
+
+
+def test_a_model_is_loaded_at_its_own_pinned_commit(tmp_path):
+    tiny = load_recipe("t4")
+    assert re.fullmatch("[0-9a-f]{40}", tiny.model.revision)
+    llama = load_recipe("t4-llama")  # extends t4
+    assert llama.model.revision not in (None, tiny.model.revision)
+    # a run folder's recipe names the commit; another model has not that one
+    kept = tmp_path / "recipe.yaml"
+    kept.write_text(yaml.safe_dump(tiny.model_dump(mode="json")))
+    assert load_recipe(kept).model.revision == tiny.model.revision
+    other = load_recipe(kept, ["model.id=somebody/else"])
+    assert other.model.revision is None
+    own = ["model.id=somebody/else", "model.revision=v1.0"]
+    assert load_recipe(kept, own).model.revision == "v1.0"
+    assert load_recipe("pocket").model.revision is None
+
+
+def test_a_smaller_model_brings_its_own_commit():
+    recipe = load_recipe("t4-7b")
+    rung = Rung("float16", "nf4", model=recipe.model.smaller)
+    changed = apply_rung(recipe, rung).model
+    assert changed.revision == load_recipe("t4").model.revision
 
 
 def test_unknown_variant():

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, field_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    field_validator,
+    model_validator,
+)
 
+from helpers.recipes.pins import PINNED_MODELS
 from helpers.recipes.section import Section
 
 
@@ -17,6 +23,8 @@ class ModelConfig(Section):
     16 bits unless ``merged_quantization`` says otherwise, because quantizing
     it again loses most of what was merged. ``ladder``: go down to 8 and 4
     bits, to ``offload`` and to the model ``smaller`` when memory runs out.
+    ``revision`` is a commit on the hub; None becomes the pinned one where
+    there is one, else it is the newest.
     """
 
     only_when_set = frozenset(
@@ -33,6 +41,13 @@ class ModelConfig(Section):
     offload: bool | None = None
     smaller: str | None = None
     attn_implementation: str = "sdpa"
+
+    @model_validator(mode="after")
+    def _pin(self) -> ModelConfig:
+        """The pinned commit of this model, never one of another's."""
+        if self.revision is None or self.revision in PINNED_MODELS.values():
+            self.revision = PINNED_MODELS.get(self.id)
+        return self
 
 
 class EngineConfig(Section):
