@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from helpers import stats
 from helpers.engines.base import derive_seed
+from helpers.errors import LabError
 from helpers.records import Completion, PairRow, Problem, SftRow
 from helpers.sample_file import Sample, load_completion, make_sample
 
@@ -211,6 +212,35 @@ def measure_samples(samples: Samples, harvest: Harvest) -> dict[str, Any]:
         "length": _quantiles(lengths),
         **measure_harvest(harvest),
     }
+
+
+def require_kept(metrics: dict[str, Any]) -> None:
+    """Refuse to go on from a harvest without a single training row.
+
+    Args:
+        metrics: what :func:`measure_samples` found.
+
+    Raises:
+        LabError: says what the samples came to, and what to try.
+    """
+    if metrics["sft_rows"]:
+        return
+    counts = [
+        f"{metrics[key]['k']} {words}"
+        for key, words in (
+            ("solve_rate", "right"),
+            ("truncated", "cut off at the cap"),
+            ("no_answer", "without an answer"),
+        )
+    ]
+    raise LabError(
+        f"Of {metrics['samples']} samples none can be kept: there is nothing "
+        "to train on.",
+        why=", ".join(counts),
+        fix="read a few samples first; then a larger sampling.max_new_tokens "
+        "where they are cut, easier problems (data.train), a stronger model, "
+        "or SFT on worked solutions before (solutions.mix)",
+    )
 
 
 def measure_harvest(harvest: Harvest) -> dict[str, Any]:

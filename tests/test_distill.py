@@ -5,7 +5,12 @@ from broken_engines import Breaking, Copying, Counting, Killed
 
 from helpers import stats
 from helpers.errors import LabError
-from helpers.harvest import distinct_fraction, harvest_pairs, measure_samples
+from helpers.harvest import (
+    distinct_fraction,
+    harvest_pairs,
+    measure_samples,
+    require_kept,
+)
 from helpers.records import (
     Completion,
     PairRow,
@@ -121,6 +126,15 @@ def test_measures_are_counts_over_the_right_units():
         sum(row.mean_logprob * row.tokens for row in kept) / tokens
     )
     assert got["length"]["p5"] <= got["length"]["p50"] <= got["length"]["p95"]
+
+
+def test_a_harvest_without_a_row_is_not_gone_on_with():
+    samples = make_samples()
+    require_kept(measure_samples(samples, harvest(samples)))
+    barren = {name: samples[name] for name in ("none", "cut")}
+    with pytest.raises(LabError, match="Of 6 samples none can be kept") as e:
+        require_kept(measure_samples(barren, harvest(barren)))
+    assert "1 right, 1 cut off at the cap, 1 without" in str(e.value)
 
 
 def test_distinct_fraction_counts_within_a_problem():

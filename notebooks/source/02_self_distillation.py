@@ -628,8 +628,13 @@ print("lost to the cap:", metrics["sft_rows_cut"], "rows and",
 
 # %% [markdown]
 # - The first row: this text, and nothing else, goes into training
+# - A model that solves nothing gives no row: then the course stops here, and
+#   says what to try
 
 # %%
+from helpers.harvest import require_kept
+
+require_kept(metrics)
 row = sft_rows[0]
 print("PROMPT\n" + row.prompt)
 print("\nCOMPLETION\n" + row.completion)
