@@ -59,6 +59,12 @@ REACH = {
     k: SimpleNamespace(value=v, low=v - 0.1, high=v + 0.1)
     for k, v in ((1, 0.3), (2, 0.45), (4, 0.6))
 }
+CHANGES = {
+    "main": {
+        "one source": SimpleNamespace(diff=0.02, low=-0.03, high=0.07),
+        "no mask": SimpleNamespace(diff=-0.06, low=-0.1, high=-0.02),
+    }
+}
 PHASES = [
     {"phase": "distill", "seconds": 20.0, "usd": 0},
     {"phase": "sft", "seconds": 5.0, "usd": 1.5},
@@ -72,6 +78,7 @@ def draw_all() -> dict[str, Figure]:
         "outcomes": plots.plot_outcomes(
             {"base": {"right": 3, "wrong": 1}}, note=NOTE
         ),
+        "differences": plots.plot_differences(CHANGES, note=NOTE),
         "curves": plots.plot_curves(
             {"a": ([1, 2], [3, 4]), "b": ([1, 2], [2, 1])},
             bands={"a": ([2, 3], [4, 5])},
@@ -348,3 +355,18 @@ def test_provenance_notes():
     assert note == "recorded on 2020-01-02 · tier pocket · X"
     assert plots.recorded_on({}) == "recorded on ?"
     assert plots.published_by("someone") == "published by someone"
+
+
+def test_a_difference_is_drawn_at_its_points_with_its_interval():
+    panels = {**CHANGES, "gsm8k": dict(reversed(CHANGES["main"].items()))}
+    figure = plots.plot_differences(panels)
+    assert [ax.get_title() for ax in figure.axes] == list(panels)
+    names = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    assert names == list(CHANGES["main"])
+    for ax in figure.axes:  # the same line, whatever the order given
+        bars = [x for x in ax.lines if len(x.get_xdata()) == 2][:2]
+        assert list(bars[1].get_xdata()) == pytest.approx([-10, -2])
+        dots = [x for x in ax.lines if x.get_marker() == "o"]
+        assert float(dots[1].get_xdata()[0]) == pytest.approx(-6)
+        low, high = ax.get_xlim()
+        assert low == -high and low < -10

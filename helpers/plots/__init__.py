@@ -19,7 +19,11 @@ from helpers.plots.diagrams import (
     plot_course_map,
     plot_paired,
 )
-from helpers.plots.evaluation import plot_caps, plot_pass_at_k
+from helpers.plots.evaluation import (
+    plot_caps,
+    plot_differences,
+    plot_pass_at_k,
+)
 from helpers.plots.planning import plot_gantt, plot_memory_bar
 from helpers.plots.style import (
     OKABE_ITO,
@@ -47,6 +51,7 @@ __all__ = [
     "plot_caps",
     "plot_course_map",
     "plot_curves",
+    "plot_differences",
     "plot_dpo_curves",
     "plot_dpo_sweep",
     "plot_gantt",

@@ -114,6 +114,51 @@ def _draw_stack(ax: Axes, points: Sequence[Counted]) -> None:
     ax.set_xlabel("cap in tokens", fontsize=9, color=INK)
 
 
+class Change(Protocol):
+    """A difference of two shares with its interval (``stats.Difference``)."""
+
+    diff: float
+    low: float
+    high: float
+
+
+def plot_differences(
+    panels: Mapping[str, Mapping[str, Change]],
+    *,
+    title: str = "What changed, and how surely",
+    subtitle: str = "",
+    note: str | None = None,
+) -> Figure:
+    """One panel a benchmark, one line a comparison: points with 95 % bars.
+
+    A bar that crosses the line at zero tells nothing from noise.
+
+    Args:
+        panels: benchmark -> name of the comparison -> its difference; the
+            same comparisons everywhere.
+    """
+    names = list(next(iter(panels.values())))
+    height = 1.9 + 0.4 * len(names)
+    mosaic = PANELS[: len(panels)]
+    figure, axes = new_figure(8.2, height, mosaic, note=note)
+    changes = [c for rows in panels.values() for c in rows.values()]
+    reach = 110 * max(abs(edge) for c in changes for edge in (c.low, c.high))
+    for ax, (benchmark, rows) in zip(axes, panels.items(), strict=True):
+        for place, change in enumerate(rows[name] for name in names):
+            ends = [100 * change.low, 100 * change.high]
+            ax.plot(ends, [place, place], color=INK, linewidth=1.6)
+            ax.plot(100 * change.diff, place, "o", color=OKABE_ITO["blue"])
+        ax.axvline(0, color=MUTED, linewidth=1, linestyle="--")
+        ax.set_xlim(-reach, reach)
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.set_yticks(range(len(names)), names if ax is axes[0] else "")
+        ax.set_xlabel("change (points)", fontsize=9, color=INK)
+        ax.set_title(benchmark, fontsize=9.5, color=INK)
+    text = f"{title}\n{subtitle}" if subtitle else title
+    figure.suptitle(text, x=0.01, ha="left", fontsize=10.5, color=INK)
+    return figure
+
+
 def plot_pass_at_k(
     curves: Mapping[str, Mapping[int, Ranged]],
     *,

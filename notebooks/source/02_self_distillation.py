@@ -90,6 +90,15 @@ print("seconds of the last run:", last)
 #
 # - Nothing here knows more than the base model, except the gold answers
 # - The grader turns them into a choice among the model's own texts
+# - A base model that solves too little first learns from worked solutions of
+#   others (notebook 03, section 12); then that model is the one to sample
+# - Which one is it here?
+
+# %%
+print(f"tier {recipe.name} samples:", {
+    "base": "the base model",
+    "sft": "the model trained on worked solutions",
+}[recipe.sampled_model])
 
 # %% [markdown]
 # - The method is old: *rejection sampling*, *STaR*, *expert iteration*
