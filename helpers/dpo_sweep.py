@@ -303,14 +303,13 @@ def measure_kl(model: Any, tokenizer: Any, rows: Sequence[Any]) -> float:
     """
     import torch
 
+    from helpers.training import encode_pair
+
     total, tokens = 0.0, 0
     for row in rows:
-        start = len(tokenizer(row.prompt, add_special_tokens=False).input_ids)
-        ids = tokenizer(
-            row.prompt + row.response,
-            add_special_tokens=False,
-            return_tensors="pt",
-        ).input_ids.to(model.device)
+        asked, answer = encode_pair(tokenizer, row.prompt, row.response)
+        start = len(asked)
+        ids = torch.tensor([asked + answer[:-1]], device=model.device)
         with torch.inference_mode():
             policy = model(ids).logits[0, start - 1 :].float().log_softmax(-1)
             with model.disable_adapter():

@@ -16,7 +16,7 @@ from trl import DPOTrainer
 from helpers.batching import GroupedByLength
 from helpers.guards import DpoMonitor
 from helpers.records import PairRow
-from helpers.training import share_rows, undouble_bos
+from helpers.training import encode_pair, share_rows
 
 TIE = 1e-6  # a reward margin below this is a tie
 
@@ -24,18 +24,19 @@ TIE = 1e-6  # a reward margin below this is a tie
 def make_dataset(
     tokenizer: Any, pairs: Sequence[PairRow], folder: Path
 ) -> Any:
-    """The pairs as TRL wants them: text prompt, chosen and rejected."""
-    return share_rows(
-        [
+    """The pairs as TRL's collator takes them: ids of prompt and answers."""
+    rows = []
+    for pair in pairs:
+        asked, chosen = encode_pair(tokenizer, pair.prompt, pair.chosen)
+        _, rejected = encode_pair(tokenizer, pair.prompt, pair.rejected)
+        rows.append(
             {
-                "prompt": undouble_bos(tokenizer, pair.prompt),
-                "chosen": pair.chosen,
-                "rejected": pair.rejected,
+                "prompt_ids": asked,
+                "chosen_ids": chosen,
+                "rejected_ids": rejected,
             }
-            for pair in pairs
-        ],
-        folder,
-    )
+        )
+    return share_rows(rows, folder)
 
 
 class TieAwareDPOTrainer(GroupedByLength, DPOTrainer):
@@ -46,6 +47,10 @@ class TieAwareDPOTrainer(GroupedByLength, DPOTrainer):
     "worse than a coin" from "nothing learnt yet". The rewards live inside
     TRL's loss, so the log probabilities are read where they leave the model.
     """
+
+    def _prepare_dataset(self, dataset, *arguments, **settings):
+        """Nothing to do: :func:`make_dataset` has made tokens of the texts."""
+        return dataset
 
     def _compute_loss(self, model, inputs, return_outputs):
         seen: list[torch.Tensor] = []

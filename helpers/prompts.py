@@ -47,6 +47,10 @@ reasoning models, ``code-cot`` reasoning with code as in NuminaMath-TIR,
 # How a template tells the model to mark its answer; unnamed: not at all.
 MARKS = {"boxed": "boxed", "code-cot": "boxed", "six-steps": "hash"}
 ANCHOR = "x"  # any letter
+THINK = "<think>"
+# Llama 3.2's chat template writes a date. Always its own default one: a run
+# goes on after midnight, and all models are asked the same.
+TODAY = "26 Jul 2024"
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ def render_prompt(tokenizer, problem: str, template: str) -> str:
         [{"role": "user", "content": content}],
         tokenize=False,
         add_generation_prompt=True,
+        date_string=TODAY,
     )
     return _write_bos(tokenizer, text)
 
@@ -114,6 +119,16 @@ def decode_response(tokenizer, ids: Sequence[int]) -> str:
         clean_up_tokenization_spaces=False,
     )
     return text.removeprefix(ANCHOR)
+
+
+def read_answer(prompt: str, response: str) -> str:
+    """The response as it is graded: with the mark that opens its reasoning.
+
+    Chat formats of reasoning models write ``<think>`` into the prompt. A
+    response that was cut before ``</think>`` looks like an answer without it.
+    """
+    opened = prompt.rstrip().endswith(THINK)
+    return f"{THINK}\n{response}" if opened else response
 
 
 def check_template(tokenizer, template: str) -> TemplateReport:
@@ -162,8 +177,8 @@ def _require_chat_template(tokenizer) -> None:
         raise LabError(
             "This tokenizer has no chat template.",
             why="a base model does not know where a question ends",
-            fix="choose an instruction-tuned model, or set "
-            "tokenizer.chat_template",
+            fix="choose an instruction-tuned model with --set model.id=…; "
+            "often its name is the same with -Instruct behind it",
         )
 
 

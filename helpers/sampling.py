@@ -17,7 +17,7 @@ from helpers.engines.base import (
 )
 from helpers.errors import LabError
 from helpers.grading import GRADER_VERSION, Grade, grade_many
-from helpers.prompts import render_prompt
+from helpers.prompts import read_answer, render_prompt
 from helpers.record_writer import RecordWriter
 from helpers.records import Completion, Problem
 from helpers.sample_file import SampleFile
@@ -169,7 +169,11 @@ def grade_texts(
     """
     answers = [golds[text.request.problem_id] for text in texts]
     responses = [_clean(text.response) for text in texts]
-    grades = grade_many(responses, answers)
+    graded = [
+        read_answer(text.request.prompt, response)
+        for text, response in zip(texts, responses, strict=True)
+    ]
+    grades = grade_many(graded, answers)
     return [
         Completion(
             problem_id=text.request.problem_id,

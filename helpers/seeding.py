@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from helpers.distill import find_model
+from helpers.distill import find_model, load_training
 from helpers.engines import SampleRequest, open_engine
 from helpers.errors import LabError
 from helpers.harvest import group_samples
-from helpers.problems import hash_problems, load_problems
+from helpers.problems import hash_problems
 from helpers.recipes import Recipe
 from helpers.records import Completion, Problem, read_records
 from helpers.runs import RunDir, require_space
@@ -126,7 +126,7 @@ def _choose_problems(recipe: Recipe, wanted: int) -> list[Problem]:
             why="copies can only be seen among several samples",
             fix="--set sampling.n=4",
         )
-    problems = load_problems(recipe.data.train)
+    problems = load_training(recipe)
     if not 2 <= wanted <= len(problems):
         raise LabError(
             f"{wanted} problems were asked for; {recipe.data.train} holds "

@@ -126,6 +126,16 @@ class Session:
         path = model_path(self.recipe, self.run, tag)
         return load_model(self.recipe, path)
 
+    def release(self) -> None:
+        """Give back the memory of models that a notebook has dropped.
+
+        Before a stage, which loads a model of its own; a replay has none.
+        """
+        if self.mode != "replay":
+            from helpers.ladder import free_memory
+
+            free_memory()
+
     def tokenizer(self) -> Any:
         """The recipe's tokenizer; in a replay the recorded one."""
         from helpers.models import find_base, load_tokenizer

@@ -239,16 +239,17 @@ def build_trainer(
 
 
 def make_dataset(tokenizer: Any, rows: Sequence[SftRow], folder: Path) -> Any:
-    """The rows as TRL wants them: text prompt, text completion."""
-    from helpers.training import share_rows, undouble_bos
+    """The rows as TRL takes them: token ids, and which are the completion."""
+    from helpers.training import encode_pair, share_rows
 
+    pairs = (encode_pair(tokenizer, r.prompt, r.completion) for r in rows)
     return share_rows(
         [
             {
-                "prompt": undouble_bos(tokenizer, row.prompt),
-                "completion": row.completion,
+                "input_ids": prompt + answer,
+                "completion_mask": [0] * len(prompt) + [1] * len(answer),
             }
-            for row in rows
+            for prompt, answer in pairs
         ],
         folder,
     )

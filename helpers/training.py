@@ -190,15 +190,24 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
     return tokenizer(prompt, add_special_tokens=False)["input_ids"]
 
 
-def undouble_bos(tokenizer: Any, prompt: str) -> str:
-    """The prompt without its BOS text if the tokenizer adds one itself.
+def encode_pair(
+    tokenizer: Any, prompt: str, answer: str
+) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt, as sampling feeds them, and of its answer.
 
-    TRL encodes plain text with special tokens added; a rendered prompt has
-    its BOS already.
+    The end token closes the answer. Where the answer's first letters would
+    merge with the prompt's last ones (a line break after a line break), the
+    answer is encoded on its own: the prompt stays the one that is sampled
+    with. TRL cuts such a prompt short, and adds a BOS token to one that has
+    its own; so it gets tokens, not texts.
     """
-    bos = tokenizer.bos_token
-    adds = bos and tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
-    return prompt.removeprefix(bos) if adds else prompt
+    asked = encode_prompt(tokenizer, prompt)
+    both = encode_prompt(tokenizer, prompt + answer)
+    if both[: len(asked)] == asked:
+        own = both[len(asked) :]
+    else:
+        own = encode_prompt(tokenizer, answer)
+    return asked, [*own, tokenizer.eos_token_id]
 
 
 def check_rendered(

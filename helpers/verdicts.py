@@ -22,6 +22,7 @@ from helpers import grading
 from helpers.errors import LabError
 from helpers.grading import grade_many
 from helpers.problems import load_problems
+from helpers.prompts import read_answer
 from helpers.records import (
     Completion,
     choose_aside,
@@ -130,7 +131,8 @@ def regrade_rows(
         find: gives the reference answer of a row; see :func:`find_golds`.
     """
     golds = [find(row) for row in rows]
-    grades = grade_many([row.response for row in rows], golds)
+    texts = [read_answer(row.prompt, row.response) for row in rows]
+    grades = grade_many(texts, golds)
     return [
         row.model_copy(
             update={"grader": grading.GRADER_VERSION, "gold": gold}

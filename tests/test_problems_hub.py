@@ -19,16 +19,22 @@ from helpers.problems.revisions import find_kept, kept_file
 GSM_HARD = SOURCES["gsm-hard"]
 LOAD = """
 import json, sys
-from helpers.problems import hash_problems, load_source
+from helpers.problems import hash_problems, load_source, load_up_to
 from helpers.errors import LabError
+name, most = sys.argv[1], int(sys.argv[2])
+where = ""
 try:
-    rows, report = load_source(sys.argv[1])
+    if most:
+        rows = load_up_to(name, most)
+    else:
+        rows, report = load_source(name)
+        where = report.where
 except LabError as error:
     print(json.dumps({"error": str(error)}))
 else:
     found = [[row.problem, row.answer] for row in rows]
-    state = hash_problems(sys.argv[1])
-    print(json.dumps({"rows": found, "where": report.where, "hash": state}))
+    state = hash_problems(name)
+    print(json.dumps({"rows": found, "where": where, "hash": state}))
 """
 
 
@@ -43,7 +49,7 @@ def hub(tmp_path):
 def load(tmp_path, hub):
     """Load a set in a process that knows this hub and an empty cache."""
 
-    def run(name):
+    def run(name, most=0):
         changes = {
             "HF_ENDPOINT": hub.url,
             "HF_HOME": str(tmp_path / "home"),
@@ -53,7 +59,7 @@ def load(tmp_path, hub):
         environment = {**os.environ, **changes}
         environment.pop("MATHSLM_DATA_DIR", None)
         done = subprocess.run(
-            [sys.executable, "-c", LOAD, name],
+            [sys.executable, "-c", LOAD, name, str(most)],
             env=environment,
             capture_output=True,
             text=True,
@@ -139,6 +145,22 @@ def test_a_stream_is_filtered_as_it_is_read(hub, load):
     assert any("/data/train-00000" in line for line in hub.asked)
     assert len(found["rows"]) == 67
     assert found["rows"][1] == ["What is 3 + 1?", "4"]
+
+
+def test_of_a_stream_no_more_is_read_than_was_asked_for(hub, load):
+    source = SOURCES["numina-qwq"]
+    rows = [
+        {
+            "prompt": f"What is {i} + 1?",
+            "response": f"So \\boxed{{{i + 1}}}.",
+            "ground_truth": str(i + 1),
+            "correct": True,
+        }
+        for i in range(30)
+    ]
+    hub.add_commit(source.hub_id, {"train.parquet": pack_parquet(rows)})
+    assert len(load("numina-qwq", 12)["rows"]) == 12
+    assert len(load("numina-qwq", 100)["rows"]) == 30
 
 
 def test_a_changed_schema_is_named(hub, load):

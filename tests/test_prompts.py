@@ -130,6 +130,17 @@ def test_a_bos_token_that_cannot_be_written_is_refused():
         render_prompt(tokenizer, "1 + 1", "plain")
 
 
+def test_a_date_in_the_chat_format_does_not_change_over_night(tokenizer):
+    """Llama 3.2 writes one, today's where none is given."""
+    dated = copy.deepcopy(tokenizer)
+    dated.chat_template = (
+        "{% if not date_string is defined %}"
+        "{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+        "Today: {{ date_string }} " + tokenizer.chat_template
+    )
+    assert "Today: 26 Jul 2024 " in render_prompt(dated, "1 + 1", "plain")
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("text", ["The answer", " The answer", "4", "", "é"])
 def test_a_response_is_the_text_that_was_sampled(legacy, text):

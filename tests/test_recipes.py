@@ -66,6 +66,11 @@ def test_a_model_is_loaded_at_its_own_pinned_commit(tmp_path):
     assert load_recipe("pocket").model.revision is None
 
 
+@pytest.mark.parametrize("name", list_recipes())
+def test_the_notebooks_find_the_published_dpo_settings(name):
+    assert load_recipe(name).dpo_variant("published").learning_rate == 5e-7
+
+
 def test_a_smaller_model_brings_its_own_commit():
     recipe = load_recipe("t4-7b")
     rung = Rung("float16", "nf4", model=recipe.model.smaller)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from simulated_engine import PROMPT, SimulatedEngine
 
-from helpers.engines import SampleRequest, derive_seed
+from helpers.engines import SampledText, SampleRequest, derive_seed
 from helpers.errors import LabError
 from helpers.harvest import (
     distinct_fraction,
@@ -462,3 +462,34 @@ def test_a_stamp_that_is_no_json_is_named(run):
         open_samples(run, NAME, {"a": "1"})
     write_json(run.file("samples", "distill.inputs.json"), {"a": "1"})
     assert open_samples(run, NAME, {"a": "1"}).rows == 10
+
+
+THINKING = "<|user|>What is 5 + 7?<|assistant|><think>\n"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "right"),
+    [
+        (THINKING, "So \\boxed{12}. Wait, let me check", False),
+        (THINKING, "5 + 7, so we may get 12", False),
+        (THINKING, "5 + 7.\n</think>\n\nIt is \\boxed{12}.", True),
+        (THINKING, "It is \\boxed{11}?\n</think>\nNo: \\boxed{12}.", True),
+        ("What is 5 + 7?", "So \\boxed{12}. Wait, let me check", True),
+    ],
+)
+def test_reasoning_that_the_prompt_opened_is_no_answer(
+    prompt, response, right
+):
+    request = replace(next(iter_sums()), prompt=prompt, problem_id="x")
+    text = SampledText(
+        request=request,
+        response=response,
+        finish_reason="length",
+        tokens=9,
+        mean_logprob=-0.1,
+    )
+    (row,) = grade_texts([text], {"x": "12"})
+    assert row.correct is right
+    assert row.response == response  # as it was sampled
+    (again,) = regrade_rows([row], lambda row: "12")
+    assert again.correct is right

@@ -112,6 +112,44 @@ def test_rows_of_a_zephyr_model_are_the_tokens_that_sampling_feeds(
     assert words[len(prompt)] == "\u2581Th"  # with its space, as sampled
 
 
+@pytest.fixture
+def merging():
+    """A tokenizer with two line breaks as one token, after a prompt that
+    ends on a line break (as R1's ``<think>`` line, and SmolLM2's pieces)."""
+    from conftest import CHAT_TEMPLATE, make_tokenizer
+    from tokenizers import models, pre_tokenizers
+
+    tokenizer = make_tokenizer()
+    words = tokenizer.get_vocab()
+    backend = tokenizer.backend_tokenizer
+    backend.model = models.BPE(
+        vocab={**words, "ĊĊ": len(words)}, merges=[("Ċ", "Ċ")]
+    )
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE.replace(
+        "<|assistant|>{% endif %}", "<|assistant|>\n{% endif %}"
+    )
+    return tokenizer
+
+
+def test_an_answer_that_begins_with_a_line_break_leaves_the_prompt_whole(
+    recipe, run, merging
+):
+    rows = write_sft_rows(run, merging)
+    rows[0] = rows[0].model_copy(update={"completion": "\nThe one."})
+    prompt = training.encode_prompt(merging, rows[0].prompt)
+    both = training.encode_prompt(merging, rows[0].prompt + "\nThe one.")
+    assert both[: len(prompt)] != prompt  # they merge
+    trainer = make_trainer(recipe, run, merging, rows)
+    sft.check_trainer(trainer, merging, rows)
+    row = trainer.train_dataset[0]
+    assert row["input_ids"][: len(prompt)] == prompt
+    told = [x for x in row["labels"] if x != -100]
+    assert merging.decode(told) == "\nThe one.<|end|>"
+
+
 def test_packed_rows_keep_every_document_whole(
     tmp_path, recipe, run, tokenizer, rows
 ):

@@ -12,7 +12,11 @@ from helpers.problems.contamination import (
     Hit,
     decontaminate,
 )
-from helpers.problems.loading import load_problems, load_source
+from helpers.problems.loading import (
+    load_problems,
+    load_source,
+    load_up_to,
+)
 from helpers.problems.mix import Mix, build_index, load_mix
 from helpers.problems.overlap import Overlap, ngram_overlap
 from helpers.problems.reading import hash_problems
@@ -44,6 +48,7 @@ __all__ = [
     "load_mix",
     "load_problems",
     "load_source",
+    "load_up_to",
     "ngram_overlap",
     "write_worked",
 ]

@@ -82,6 +82,22 @@ def load_problems(
     return load_file(name_or_path, n)
 
 
+def load_up_to(name: str, most: int) -> list[Problem]:
+    """As :func:`load_problems`, but of a streamed set only the first ones.
+
+    Args:
+        name: a registered set or a file.
+        most: how many of a streamed set, which is too large to be held; all
+            that it has when there are fewer.
+    """
+    source = SOURCES.get(name)
+    if source is None or not source.stream:
+        return load_problems(name)
+    problems, report = collect(source, most)
+    require_rows(report)
+    return problems
+
+
 def load_source(
     source: str | Source,
     n: int | None = None,

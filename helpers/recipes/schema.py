@@ -331,7 +331,9 @@ class Recipe(Section):
             raise LabError(
                 f"There is no DPO variant '{name}'."
                 f"{did_you_mean(name, self.dpo_variants)}",
-                fix="choose one of: " + ", ".join(self.dpo_variants),
+                fix="choose one of: " + ", ".join(self.dpo_variants)
+                if self.dpo_variants
+                else "write one under dpo_variants of the recipe",
             )
         merged = self.dpo.model_dump() | self.dpo_variants[name]
         return DpoConfig.model_validate(merged)

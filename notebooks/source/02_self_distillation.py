@@ -394,11 +394,14 @@ display(Markdown(
 ))
 
 # %% [markdown]
+# - The stage loads a model of its own: ours goes first
 # - This is the long cell; it shows a bar with the time left
 
 # %%
-from helpers.distill import run_distill
+from helpers.distill import load_training, run_distill
 
+del model, engine
+session.release()
 metrics = session.recall("distill", lambda: run_distill(recipe, run))
 print(session.provenance("distill"))
 
@@ -459,7 +462,7 @@ def name_kind(rows):
 # - The family of a problem is its `source`
 
 # %%
-train = {p.id: p.source for p in load_problems(recipe.data.train)}
+train = {p.id: p.source for p in load_training(recipe)}
 families = {}
 for name, rows in sorted(by_problem.items(), key=lambda x: train[x[0]]):
     tally = families.setdefault(
@@ -703,6 +706,8 @@ from dataclasses import replace
 
 from helpers.harvest import distinct_fraction
 
+model, tokenizer = session.load(SAMPLED)  # once more
+engine = model and make_engine(recipe, model, tokenizer)
 requests = request(1.0)
 first_seed = {r.problem_id: r.seed for r in requests if r.sample == 0}
 copies = sample_and_grade(
@@ -811,6 +816,8 @@ display(Markdown(f"Run 2 against run 1, mixed share: {gain} "
 # %%
 from helpers.seeding import list_arms, load_arms, run_seeding
 
+del model, engine
+session.release()
 outcome = session.recall("seeding", lambda: run_seeding(recipe, run))
 where_seeds = session.provenance("seeding")
 print(where_seeds)
@@ -841,7 +848,7 @@ from helpers.seed_arms import compare_mixed
 from helpers.stats import format_p
 
 arms = list_arms()
-asked_train = load_problems(recipe.data.train)
+asked_train = load_training(recipe)
 asked_train = asked_train[: outcome[arms[0].name]["problems"]]
 drawn = load_arms(run, arms, asked_train)
 steps = [("own seeds", 0.7, "own seeds", 1.0),

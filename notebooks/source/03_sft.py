@@ -121,8 +121,17 @@ print(f"tier {recipe.name} learns from", "worked solutions: " + ", ".join(
 #   LoRA adds to it
 
 # %%
+import re
+
 model, tokenizer = session.load("base")  # a replay has no model
 lora = recipe.sft.lora
+
+
+def is_adapted(name):
+    """Its kind is a target, in a layer that gets a LoRA (None: all do)."""
+    layer = re.search(r"layers\.(\d+)\.", name)
+    chosen = lora.layers is None or layer and int(layer[1]) in lora.layers
+    return name.rpartition(".")[2] in lora.target_modules and chosen
 
 
 def measure_sizes():
@@ -130,7 +139,7 @@ def measure_sizes():
     sizes = {}
     for name, module in model.named_modules():
         kind = name.rpartition(".")[2]
-        if kind in lora.target_modules:
+        if is_adapted(name):
             m, n = module.out_features, module.in_features
             sizes.setdefault(kind, []).append((m, n, lora.r * (m + n)))
     return sizes
@@ -249,7 +258,9 @@ print("\nCOMPLETION\n" + row.completion)
 from tempfile import mkdtemp
 from helpers import sft as sft_stage
 
-few = rows[:64]
+most = recipe.sft.max_length  # longer rows are left out, not cut
+few = sft_stage.drop_too_long(tokenizer, rows, most)[:64]
+row = few[0]
 
 
 def prepare_rows():
@@ -554,8 +565,11 @@ else:
 # - This cell trains; the bar shows the time left and the loss
 # - Killed on the way, it goes on from the last checkpoint
 # - Finished before with the same inputs, it is loaded, and says so
+# - The stage loads a model of its own: ours goes first
 
 # %%
+del model
+session.release()
 metrics = session.recall("sft", lambda: sft_stage.run_sft(recipe, run))
 where = session.provenance("sft")
 note = None if where == "live" else where

@@ -319,7 +319,8 @@ except LabError as error:
 # - On a rented machine this is the cheapest insurance there is
 
 # %%
-del trainer
+del trainer, model  # the stage loads its own
+session.release()
 
 
 def smoke():
@@ -541,6 +542,7 @@ for step in range(1, 9):
 # %%
 def measure_typical():
     """The median over the projections of their median weight."""
+    model, _ = session.load("sft")
     medians = [
         p.detach().abs().median().item()
         for name, p in model.named_parameters()

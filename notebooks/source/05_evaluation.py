@@ -333,11 +333,12 @@ display(Markdown(first.sentence("base", "sft", MAIN)))
 # %%
 from helpers.errors import LabError
 
-other = next(name for name in problems if name != MAIN)
+other = next((name for name in problems if name != MAIN), MAIN)
+skip = int(other == MAIN)  # one set only: leave a problem out
 try:
     compare(
         {r.problem_id: r.correct for r in results["base"][MAIN]},
-        {r.problem_id: r.correct for r in results["sft"][other]},
+        {r.problem_id: r.correct for r in results["sft"][other][skip:]},
     )
 except LabError as error:
     print(error)
@@ -674,13 +675,14 @@ display(Markdown("\n".join(lines)))
 #   problems: nothing is drawn again
 
 # %%
+from helpers.distill import load_training
 from helpers.harvest import group_samples
 from helpers.records import Completion, read_records
 from helpers.sampled import pass_curve
 
 drawn = read_records(run.file("samples", "distill.jsonl"), Completion)
 asked = {row.problem_id for row in drawn}
-train = [p for p in load_problems(recipe.data.train) if p.id in asked]
+train = [p for p in load_training(recipe) if p.id in asked]
 harvest = pass_curve(group_samples(drawn, train))
 print("harvested from:", recipe.sampled_model)
 for k, found in harvest.items():
