@@ -26,7 +26,12 @@ from helpers.checkpoints import (
 from helpers.errors import LabError
 from helpers.merge_base import load_exact, load_unmerged, name_base
 from helpers.merge_probe import compare_logits, make_probe, measure_update
-from helpers.models import fit_recipe, load_model, model_path
+from helpers.models import (
+    fit_recipe,
+    load_model,
+    model_path,
+    save_tokenizer,
+)
 from helpers.planner.disk import estimate_space
 from helpers.problems import hash_problems, load_problems
 from helpers.recipes import Recipe, recipe_hash
@@ -126,7 +131,7 @@ def merge_and_save(
         shutil.rmtree(partial, ignore_errors=True)
         merged = model.merge_and_unload(safe_merge=True).to(dtype)
         merged.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
+        save_tokenizer(tokenizer, partial)
         write_json(partial / LINEAGE, inputs)
     del model, merged
     saved, _ = load_exact(recipe, partial)
@@ -212,7 +217,7 @@ def load_again(recipe: Recipe, model: Any, tokenizer: Any, kind: str) -> Any:
     part = recipe.model.model_copy(update=changes)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
         return load_model(
             recipe.model_copy(update={"model": part}), Path(folder)
         )[0]

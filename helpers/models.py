@@ -40,6 +40,7 @@ from helpers.precision import (
     resolve_dtype,
 )
 from helpers.recipes import Recipe
+from helpers.records import read_json, write_json
 from helpers.runs import REPO_ROOT, RunDir
 from helpers.smol import SMOL_ID, ensure_smol
 
@@ -116,6 +117,19 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
         # The end token is the last resort: masking pads would mask it too.
         tokenizer.pad_token = known[0] if known else tokenizer.eos_token
     return tokenizer
+
+
+def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
+    """Save a tokenizer so that it comes back as it was.
+
+    transformers leaves ``legacy`` out of the saved settings. Mistral's
+    tokenizer has it: without it the saved one puts a space before the first
+    word only, and encodes every prompt otherwise than the base model's.
+    """
+    tokenizer.save_pretrained(folder)
+    if getattr(tokenizer, "legacy", False):
+        path = Path(folder) / "tokenizer_config.json"
+        write_json(path, {**read_json(path), "legacy": True})
 
 
 def load_model(

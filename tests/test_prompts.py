@@ -130,6 +130,23 @@ def test_a_bos_token_that_cannot_be_written_is_refused():
         render_prompt(tokenizer, "1 + 1", "plain")
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_saved_tokenizer_comes_back_as_it_was(tmp_path, legacy):
+    from helpers.models import load_tokenizer, save_tokenizer
+
+    tokenizer = make_llama_tokenizer(legacy)
+    prompt = render_prompt(tokenizer, "What is 2 + 2?", "boxed")
+    for _ in range(2):  # as base -> merged SFT -> merged DPO
+        save_tokenizer(tokenizer, tmp_path)
+        saved = load_tokenizer(tmp_path)
+        assert render_prompt(saved, "What is 2 + 2?", "boxed") == prompt
+        assert (
+            saved(prompt, add_special_tokens=False)["input_ids"]
+            == tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        )
+        tokenizer = saved
+
+
 def test_a_date_in_the_chat_format_does_not_change_over_night(tokenizer):
     """Llama 3.2 writes one, today's where none is given."""
     dated = copy.deepcopy(tokenizer)
