@@ -105,12 +105,13 @@ def open_vllm(
 def _locate(
     recipe: Recipe, path: str | Path | None
 ) -> tuple[Path, str | None]:
-    """The model's folder or hub id, and the revision if it is the base."""
+    """The model's folder, or its hub id and its revision on the hub."""
     base = find_base(recipe)
     path = base if path is None else Path(path)
+    if path.is_dir():
+        return path.resolve(), None
     # A revision names a commit of the base on the hub, of nothing else.
-    revision = recipe.model.revision if path == base else None
-    return path.resolve() if path.is_dir() else path, revision
+    return path, recipe.model.revision if path == base else None
 
 
 def find_stop_ids(
