@@ -9,11 +9,8 @@ the record too, so the same cells show a recorded run.
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +35,6 @@ from helpers.smol import SMOL_ID
 
 MODES = ("auto", "run", "replay")
 BATCH_VARIABLE = "MATHSLM_BATCH"
-PLAIN_SECONDS = 15.0
 
 
 def list_stages(recipe: Recipe) -> list[str]:
@@ -255,35 +251,9 @@ def calm_progress(recipe: Recipe) -> None:
     if os.environ.get(BATCH_VARIABLE):
         import tqdm.auto
 
+        from helpers.plain_bar import make_plain_bar
+
         tqdm.auto.tqdm = make_plain_bar()
-
-
-def make_plain_bar() -> type:
-    """A tqdm that prints whole lines to standard output, and few."""
-    from tqdm.std import tqdm
-
-    class PlainBar(tqdm):
-        """One line every ``PLAIN_SECONDS``, and one at the end."""
-
-        def __init__(self, *args, **options):
-            self.shown = time.monotonic()
-            super().__init__(*args, **{**options, "file": io.StringIO()})
-
-        def display(self, *args, **options) -> bool:
-            """Print the line when it is due or the last one."""
-            last = self.total is not None and self.n >= self.total
-            if last and self.shown is not None:
-                self.shown = None
-            elif self.shown is None or (
-                time.monotonic() - self.shown < PLAIN_SECONDS
-            ):
-                return False
-            else:
-                self.shown = time.monotonic()
-            print(str(self), flush=True, file=sys.stdout)
-            return True
-
-    return PlainBar
 
 
 def _provide(session: Session, stage: str, use_record: bool) -> None:

@@ -27,6 +27,7 @@ FLOORS = {
         "guards",
         "hub",
         "locks",
+        "plain_bar",
         "prompts",
         "published",
         "recipes",

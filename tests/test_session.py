@@ -6,6 +6,7 @@ import pytest
 
 from helpers import recording, session
 from helpers.errors import LabError
+from helpers.plain_bar import make_plain_bar
 from helpers.recipes import load_recipe
 from helpers.records import read_json
 from helpers.runs import DATA_DIR, RunDir
@@ -169,7 +170,7 @@ def test_worked_solutions_come_before_what_is_sampled():
 
 
 def test_plain_bar_prints_one_line_at_the_end(capsys):
-    bar = session.make_plain_bar()
+    bar = make_plain_bar()
     for _ in bar(range(50), desc="work"):
         continue
     out, err = capsys.readouterr()

@@ -257,9 +257,12 @@ def test_requests_are_read_as_they_are_needed(open_at):
 
 
 def test_results_come_as_they_finish(open_at):
-    with FaultyServer(["slow"], slow_s=1.0) as server:
+    with FaultyServer(["slow"], slow_s=3.0) as server:
         texts = list(open_at(server).sample(make_requests(8)))
-    assert texts[-1].request == make_request(0, 0), "the slow one is last"
+    slow = server.served[-1]  # whichever came first to the server
+    last = texts[-1].request
+    assert (last.prompt, last.seed) == slow, "the slow one is last"
+    assert len(texts) == 8
 
 
 def test_a_stream_that_is_left_sends_nothing_more(open_at):
