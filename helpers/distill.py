@@ -25,11 +25,12 @@ from helpers.harvest import (
     distinct_fraction,
     group_samples,
     harvest_pairs,
+    load_training,
     measure_samples,
 )
 from helpers.locks import require_unlocked
 from helpers.models import model_path
-from helpers.problems import hash_problems, load_up_to
+from helpers.problems import hash_problems
 from helpers.recipes import Recipe, recipe_hash
 from helpers.records import Problem, write_records
 from helpers.runs import (
@@ -50,7 +51,6 @@ from helpers.verdicts import say_old_grades
 
 SAMPLES = "samples/distill.jsonl"
 STAGE = "distill"
-MORE = 4  # times data.n_problems may be read of a streamed set
 PROBE_PROBLEMS = 32  # the distinct fraction is checked after these
 SPACE_MB = 100
 
@@ -112,13 +112,6 @@ def run_distill(
         record["outputs"] = [SAMPLES, "sft.jsonl", "pairs.jsonl"]
         record["metrics"] = metrics
     return metrics
-
-
-def load_training(recipe: Recipe) -> list[Problem]:
-    """The problems of ``data.train``, of a streamed set as many as a run
-    can come to need for ``harvest.min_pairs``."""
-    most = recipe.data.n_problems * (MORE if recipe.harvest.min_pairs else 1)
-    return load_up_to(recipe.data.train, most)
 
 
 def describe_inputs(

@@ -11,18 +11,23 @@ import random
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from helpers import stats
 from helpers.engines.base import derive_seed
 from helpers.errors import LabError
+from helpers.problems import load_up_to
 from helpers.records import Completion, PairRow, Problem, SftRow
 from helpers.sample_file import Sample, load_completion, make_sample
+
+if TYPE_CHECKING:
+    from helpers.recipes import Recipe
 
 Pick = Literal["first", "shortest", "random"]
 Row = Sample | Completion
 Samples = Mapping[str, Sequence[Row]]
 QUANTILES = (5, 25, 50, 75, 95)
+MORE = 4  # times data.n_problems may be read of a streamed set
 
 
 @dataclass
@@ -212,6 +217,13 @@ def measure_samples(samples: Samples, harvest: Harvest) -> dict[str, Any]:
         "length": _quantiles(lengths),
         **measure_harvest(harvest),
     }
+
+
+def load_training(recipe: Recipe) -> list[Problem]:
+    """The problems of ``data.train``, of a streamed set as many as a run
+    can come to need for ``harvest.min_pairs``."""
+    most = recipe.data.n_problems * (MORE if recipe.harvest.min_pairs else 1)
+    return load_up_to(recipe.data.train, most)
 
 
 def require_kept(metrics: dict[str, Any]) -> None:

@@ -20,11 +20,12 @@ from helpers.harvest import (
     Harvest,
     group_samples,
     harvest_pairs,
+    load_training,
     measure_harvest,
     measure_samples,
 )
 from helpers.locks import hold_lock
-from helpers.problems import hash_problems, load_problems
+from helpers.problems import hash_problems
 from helpers.recipes import recipe_hash
 from helpers.records import (
     PairRow,
@@ -184,7 +185,7 @@ def _renew_distill(
     out.no_harvest = _refuse_harvest(run)
     if out.no_harvest:
         return old
-    problems = load_problems(run.recipe.data.train)[: old.get("problems")]
+    problems = load_training(run.recipe)[: old.get("problems")]
     samples = group_samples(iter_samples(run.file(SAMPLES)), problems)
     found = harvest_pairs(
         samples,
@@ -219,7 +220,7 @@ def _renew_seeding(
     arms = _find_arms(old)
     reason = _refuse_seeding(run, inputs, arms)
     if not reason:
-        problems = load_problems(run.recipe.data.train)
+        problems = load_training(run.recipe)
         chosen = problems[: int(inputs["n_problems"])]
         found = measure_arms(run, arms, chosen)
         return old | {arm.name: one.summary() for arm, one in found.items()}

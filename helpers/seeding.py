@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from helpers.distill import find_model, load_training
+from helpers.distill import find_model
 from helpers.engines import SampleRequest, open_engine
 from helpers.errors import LabError
-from helpers.harvest import group_samples
+from helpers.harvest import group_samples, load_training
 from helpers.problems import hash_problems
 from helpers.recipes import Recipe
 from helpers.records import Completion, Problem, read_records

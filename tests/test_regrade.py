@@ -89,7 +89,7 @@ def renew_stages(run):
     metrics = run.metrics()
     metrics["evaluate/base"]["bench"] = evaluate.summarize_results(rows)
     write_json(run.file("metrics.json"), metrics)
-    problems = distill.load_problems(run.recipe.data.train)[:6]
+    problems = distill.load_training(run.recipe)[:6]
     samples = distill.group_samples(
         distill.iter_samples(run.file(SAMPLES)), problems
     )
@@ -179,7 +179,7 @@ def sample_arms(run, temperatures=(0.7, 1.0)):
     from helpers import seeding
     from helpers.problems import hash_problems
 
-    problems = regrade.load_problems(run.recipe.data.train)[:6]
+    problems = regrade.load_training(run.recipe)[:6]
     arms = seeding.list_arms(temperatures)
     for arm in arms:
         rows = [
