@@ -46,7 +46,8 @@ huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
 # Its only message here is about file times when old checkpoints are dropped.
 logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
 
-# Llama 3's chat template writes today's date into the system prompt.
+# Llama 3's chat template writes a date into the system prompt: in rows made
+# before prompts.TODAY, or elsewhere, it is the day's.
 DATE = re.compile(r"\b\d{1,2} [A-Z][a-z]{2} \d{4}\b")
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("datasets")
 
 from local_hub import LocalHub
 
-from helpers.problems import SOURCES
+from helpers.problems import SOURCES, load_up_to
 from helpers.problems.revisions import find_kept, kept_file
 
 GSM_HARD = SOURCES["gsm-hard"]
@@ -126,21 +126,23 @@ def test_a_pinned_commit_is_read_and_its_configs_are_joined(hub, load):
     assert found["hash"].endswith(source.revision)
 
 
-def test_a_stream_is_filtered_as_it_is_read(hub, load):
-    source = SOURCES["numina-qwq"]
-    rows = [
+def make_worked(n, correct_every=1):
+    """Rows as NuminaMath-QwQ has them."""
+    return [
         {
             "prompt": f"What is {i} + 1?",
             "response": f"So \\boxed{{{i + 1}}}.",
             "ground_truth": str(i + 1),
-            "correct": i % 3 == 0,
+            "correct": i % correct_every == 0,
         }
-        for i in range(200)
+        for i in range(n)
     ]
-    hub.add_commit(
-        source.hub_id,
-        {"data/train-00000-of-00001.parquet": pack_parquet(rows)},
-    )
+
+
+def test_a_stream_is_filtered_as_it_is_read(hub, load):
+    packed = pack_parquet(make_worked(200, correct_every=3))
+    files = {"data/train-00000-of-00001.parquet": packed}
+    hub.add_commit(SOURCES["numina-qwq"].hub_id, files)
     found = load("numina-qwq")
     assert any("/data/train-00000" in line for line in hub.asked)
     assert len(found["rows"]) == 67
@@ -148,19 +150,18 @@ def test_a_stream_is_filtered_as_it_is_read(hub, load):
 
 
 def test_of_a_stream_no_more_is_read_than_was_asked_for(hub, load):
-    source = SOURCES["numina-qwq"]
-    rows = [
-        {
-            "prompt": f"What is {i} + 1?",
-            "response": f"So \\boxed{{{i + 1}}}.",
-            "ground_truth": str(i + 1),
-            "correct": True,
-        }
-        for i in range(30)
-    ]
-    hub.add_commit(source.hub_id, {"train.parquet": pack_parquet(rows)})
+    files = {"train.parquet": pack_parquet(make_worked(30))}
+    hub.add_commit(SOURCES["numina-qwq"].hub_id, files)
     assert len(load("numina-qwq", 12)["rows"]) == 12
     assert len(load("numina-qwq", 100)["rows"]) == 30
+
+
+def test_rows_left_out_of_the_first_ones_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("MATHSLM_DATA_DIR", str(tmp_path))
+    rows = make_worked(9, correct_every=3)
+    (tmp_path / "numina-qwq.jsonl").write_text(lines(rows))
+    with pytest.warns(UserWarning, match="9 of 9 rows read, 3 kept"):
+        assert len(load_up_to("numina-qwq", 100)) == 3
 
 
 def test_a_changed_schema_is_named(hub, load):

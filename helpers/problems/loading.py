@@ -72,8 +72,7 @@ def load_problems(
     name = str(name_or_path)
     if name in SOURCES or name.startswith(GYM_PREFIX):
         problems, report = load_source(name, n)
-        if report.n_dropped or report.notes:
-            warnings.warn(str(report), stacklevel=2)
+        _tell(report)
         return problems
     if "/" not in name and "\\" not in name and "." not in name:
         hint = did_you_mean(name, SOURCES)
@@ -95,7 +94,14 @@ def load_up_to(name: str, most: int) -> list[Problem]:
         return load_problems(name)
     problems, report = collect(source, most)
     require_rows(report)
+    _tell(report)
     return problems
+
+
+def _tell(report: LoadReport) -> None:
+    """Warn of what was left out, where the caller of the caller reads it."""
+    if report.n_dropped or report.notes:
+        warnings.warn(str(report), stacklevel=3)
 
 
 def load_source(

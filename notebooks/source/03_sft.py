@@ -247,12 +247,13 @@ print("\nCOMPLETION\n" + row.completion)
 # %% [markdown]
 # ## 4. Tokens and labels
 #
-# - The trainer turns a row into two lists of equal length
+# - A row becomes two lists of equal length
 # - **input ids**: what the model reads
 # - **labels**: what it must predict; −100 means *no loss here*
 # - The model shifts them by one inside: the label at position i is
 #   predicted from the tokens *before* i
-# - We let TRL's own trainer do it, on a few rows, and look
+# - We make the ids, so that the prompt's are those of sampling; TRL's trainer
+#   makes the labels; here for a few rows
 
 # %%
 from tempfile import mkdtemp
