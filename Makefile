@@ -30,7 +30,7 @@ test-zero3: $(VENV)/.installed-dev $(ZERO3)/.installed  ## two processes
 	PYTHONPATH=$(abspath $(ZERO3)) $(PY) -m pytest -k zero tests/test_several_ranks.py
 
 gpu-check: $(VENV)/.installed-dev  ## on a GPU machine: data/measured/gpu
-	$(PY) -m helpers.gpu_check
+	$(PY) -m tools.gpu_check
 
 notebooks: $(VENV)/.installed-dev  ## source/*.py -> executed *.ipynb
 	$(PY) notebooks/pair.py execute

@@ -20,11 +20,19 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from helpers.errors import LabError, did_you_mean
-from helpers.progress import CellProgress
-from helpers.recipes import Recipe, is_file_name, load_recipe
-from helpers.records import read_json, write_json
-from helpers.runs import REPO_ROOT, RunDir, name_folder
+from helpers.base import (
+    REPO_ROOT,
+    LabError,
+    Recipe,
+    RunDir,
+    did_you_mean,
+    is_file_name,
+    load_recipe,
+    name_folder,
+    read_json,
+    write_json,
+)
+from helpers.course_progress import CellProgress
 from helpers.session import BATCH_VARIABLE
 
 NOTEBOOK_DIR = REPO_ROOT / "notebooks"
@@ -89,7 +97,7 @@ def run_course(
         target = run.file("notebooks", path.name)
         seconds = run_notebook(path, target, chosen, console)
         save_timing(run, path.stem, seconds)
-    from helpers.report import write_report
+    from helpers.results import write_report
 
     return write_report(run)
 

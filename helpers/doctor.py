@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from helpers import smol
-from helpers.errors import LabError
+from helpers.base import REPO_ROOT, LabError, Recipe, list_recipes, load_recipe
 from helpers.machine import (
     GIB,
     REQUIRED,
@@ -25,10 +24,8 @@ from helpers.machine import (
     inspect_accelerators,
     inspect_machine,
     read_constraints,
-    read_container_limit,
 )
-from helpers.recipes import Recipe, list_recipes, load_recipe
-from helpers.runs import REPO_ROOT
+from helpers.models import read_container_limit, smol
 
 __all__ = [
     "GIB",

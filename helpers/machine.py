@@ -16,9 +16,9 @@ from pathlib import Path
 
 import psutil
 
-from helpers.engines.gpus import query_gpus
-from helpers.guards import BF16_CAPABILITY
-from helpers.runs import REPO_ROOT
+from helpers.base import REPO_ROOT
+from helpers.models import read_container_limit
+from helpers.planner import BF16_CAPABILITY, query_gpus
 
 GIB = 2**30
 REQUIRED = (
@@ -153,15 +153,6 @@ def count_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def read_container_limit() -> int | None:
-    """Memory limit in bytes of a Linux container, if there is one."""
-    try:
-        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
 
 
 def find_version(name: str) -> str | None:

@@ -14,39 +14,42 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helpers.distill import SAMPLES, STAGE
-from helpers.errors import LabError
-from helpers.harvest import (
-    Harvest,
+from helpers.base import (
+    LabError,
+    PairRow,
+    RunDir,
+    SftRow,
+    choose_aside,
     group_samples,
+    hash_file,
+    hash_text,
+    hold_lock,
+    iter_records,
+    read_json,
+    recipe_hash,
+    resolve_data,
+    write_json,
+    write_records,
+)
+from helpers.experiments.seeding import STAGE as SEEDING
+from helpers.experiments.seeding import Arm, list_arms, measure_arms
+from helpers.problems import hash_problems
+from helpers.results import (
+    FileChange,
+    keep_copy,
+    measure_benchmark,
+    regrade_command,
+    regrade_file,
+)
+from helpers.sampling import iter_samples
+from helpers.stages import (
+    Harvest,
     harvest_pairs,
     load_training,
     measure_harvest,
     measure_samples,
 )
-from helpers.locks import hold_lock
-from helpers.problems import hash_problems
-from helpers.recipes import recipe_hash
-from helpers.records import (
-    PairRow,
-    SftRow,
-    choose_aside,
-    iter_records,
-    read_json,
-    write_json,
-    write_records,
-)
-from helpers.results import measure_benchmark
-from helpers.runs import RunDir, hash_file, resolve_data
-from helpers.sample_file import hash_text, iter_samples
-from helpers.seeding import STAGE as SEEDING
-from helpers.seeding import Arm, list_arms, measure_arms
-from helpers.verdicts import (
-    FileChange,
-    keep_copy,
-    regrade_command,
-    regrade_file,
-)
+from helpers.stages.distill import SAMPLES, STAGE
 
 HARVESTED = {"sft.jsonl": SftRow, "pairs.jsonl": PairRow}
 
@@ -314,9 +317,3 @@ def _list_stale(run: RunDir) -> list[str]:
                     f"{stage}{more} --force --run-dir {run.label}"
                 )
     return out
-
-
-if __name__ == "__main__":
-    from helpers.cli import main_stage
-
-    main_stage("regrade")

@@ -18,20 +18,22 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from helpers.errors import LabError, did_you_mean
-from helpers.needs import NEEDS, list_needs
-from helpers.recipes import Recipe, load_recipe
-from helpers.recording import (
-    TOKENIZER,
-    VALUES,
+from helpers.base import (
+    REPO_ROOT,
+    LabError,
+    Recipe,
+    RunDir,
     describe_record,
+    did_you_mean,
+    load_recipe,
+    read_json,
     record_folder,
     stage_file,
-    take_stage,
+    write_json,
 )
-from helpers.records import read_json, write_json
-from helpers.runs import REPO_ROOT, RunDir
-from helpers.smol import SMOL_ID
+from helpers.models import SMOL_ID
+from helpers.replay import TOKENIZER, VALUES, take_stage
+from helpers.stages import NEEDS, list_needs
 
 MODES = ("auto", "run", "replay")
 BATCH_VARIABLE = "MATHSLM_BATCH"
@@ -128,7 +130,7 @@ class Session:
         Before a stage, which loads a model of its own; a replay has none.
         """
         if self.mode != "replay":
-            from helpers.ladder import free_memory
+            from helpers.models import free_memory
 
             free_memory()
 
@@ -284,27 +286,27 @@ def compute_stage(run: RunDir, stage: str) -> None:
     """Run one stage by its name; a finished one is loaded instead."""
     recipe = run.recipe
     if stage == "distill":
-        from helpers.distill import run_distill
+        from helpers.stages import run_distill
 
         run_distill(recipe, run)
     elif stage == "solutions":
-        from helpers.solutions import run_solutions
+        from helpers.stages import run_solutions
 
         run_solutions(recipe, run)
     elif stage == "seeding":
-        from helpers.seeding import run_seeding
+        from helpers.experiments.seeding import run_seeding
 
         run_seeding(recipe, run)
     elif stage == "sft":
-        from helpers.sft import run_sft
+        from helpers.stages import run_sft
 
         run_sft(recipe, run)
     elif stage.startswith("merge/"):
-        from helpers.merge import run_merge
+        from helpers.stages import run_merge
 
         run_merge(recipe, run, stage.removeprefix("merge/"))
     elif stage.startswith("dpo"):
-        from helpers.dpo import run_dpo
+        from helpers.stages import run_dpo
 
         variant = stage.removeprefix("dpo").removeprefix("-") or None
         run_dpo(recipe, run, variant=variant)
@@ -314,7 +316,7 @@ def compute_stage(run: RunDir, stage: str) -> None:
 
 def _evaluate(run: RunDir, stage: str) -> None:
     """One line a problem; ``evaluate-t1``: several samples of the main set."""
-    from helpers.evaluate import run_evaluate
+    from helpers.stages import run_evaluate
 
     kind, _, tag = stage.partition("/")
     if kind == "evaluate":

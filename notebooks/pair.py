@@ -19,8 +19,8 @@ import jupytext
 import nbformat
 
 from helpers.course import run_course
-from helpers.records import write_text
-from helpers.runs import REPO_ROOT
+from helpers.base import write_text
+from helpers.base import REPO_ROOT
 
 FOLDER = Path(__file__).resolve().parent
 TIER, RUN_DIR = "pocket", REPO_ROOT / "runs" / "pocket"

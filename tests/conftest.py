@@ -13,9 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from helpers.recipes import load_recipe
-from helpers.records import Problem, write_records
-from helpers.runs import REPO_ROOT, RunDir
+from helpers.base import REPO_ROOT, Problem, RunDir, load_recipe, write_records
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

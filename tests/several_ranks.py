@@ -15,10 +15,9 @@ from pathlib import Path
 import psutil
 from training_rows import write_pairs, write_sft_rows
 
+from helpers.base import REPO_ROOT, RunDir, load_recipe
+from helpers.base.ranks import FILES
 from helpers.models import find_base, load_tokenizer
-from helpers.ranks import FILES
-from helpers.recipes import load_recipe
-from helpers.runs import REPO_ROOT, RunDir
 
 RANKS = 2
 DEADLINE_S = 300

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from helpers.engines import SampledText
+from helpers.sampling.protocol import SampledText
 
 PROMPT = "What is {} + {}?"
 

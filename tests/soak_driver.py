@@ -51,12 +51,14 @@ def drive(recipe_path: str, folder: str, limit: int | None) -> None:
     Args:
         limit: the largest file that this process may write, in bytes.
     """
-    from helpers.engines import open_engine
+    from helpers.base import RunDir, load_recipe
     from helpers.problems import load_problems
-    from helpers.recipes import load_recipe
-    from helpers.runs import RunDir
-    from helpers.sample_store import open_samples
-    from helpers.sampling import iter_requests, sample_missing
+    from helpers.sampling import (
+        iter_requests,
+        open_engine,
+        open_samples,
+        sample_missing,
+    )
 
     recipe = load_recipe(recipe_path)
     problems = load_problems(recipe.data.train, recipe.data.n_problems)
@@ -87,7 +89,7 @@ def drive(recipe_path: str, folder: str, limit: int | None) -> None:
 
 def run_child(job: dict) -> int:
     """A driver's life; its exit code. Output goes to ``job["log"]``."""
-    from helpers.errors import LabError
+    from helpers.base import LabError
 
     log = os.open(job["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(log, 1)
@@ -103,11 +105,10 @@ def run_child(job: dict) -> int:
 
 def keep_nursery() -> None:
     """Fork a driver a line of JSON; ``{"wait": pid}`` gives its end."""
-    import helpers.engines.vllm_server
-    import helpers.sampling
+    import helpers.sampling.sample
+    import helpers.sampling.vllm_server
+    from helpers.base import REPO_ROOT, load_recipe
     from helpers.models import load_tokenizer
-    from helpers.recipes import load_recipe
-    from helpers.runs import REPO_ROOT
 
     load_tokenizer(REPO_ROOT / load_recipe("pocket").model.id)
     print("ready", helpers.__name__, flush=True)

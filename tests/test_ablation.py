@@ -6,18 +6,18 @@ import json
 
 import pytest
 
-from helpers import ablation
-from helpers.ablation import REFERENCE, list_arms, run_ablation
-from helpers.errors import LabError
-from helpers.recipes import load_recipe
-from helpers.records import (
+from helpers.base import (
+    LabError,
     Problem,
     SftRow,
+    load_recipe,
     read_json,
     read_records,
     write_json,
     write_records,
 )
+from helpers.experiments import ablation
+from helpers.experiments.ablation import REFERENCE, list_arms, run_ablation
 
 SHORT = (
     "sft.max_length=400",

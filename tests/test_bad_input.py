@@ -18,8 +18,7 @@ from training_rows import write_pairs, write_sft_rows
 from typer.testing import CliRunner
 
 from helpers import cli
-from helpers.recipes import load_recipe
-from helpers.runs import RunDir
+from helpers.base import RunDir, load_recipe
 
 HEAD = "Do this:"
 FAST = (
@@ -160,7 +159,7 @@ def test_a_model_that_was_cut_off(mathslm, tmp_path, tiny_recipe):
 
 def make_checkpoint(folder, step):
     """Files as a trainer leaves them, sealed."""
-    from helpers.checkpoints import seal_checkpoint
+    from helpers.base import seal_checkpoint
 
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file
@@ -181,7 +180,8 @@ def make_checkpoint(folder, step):
 def test_a_half_written_checkpoint_gives_way_to_the_one_before(
     tmp_path, capsys, name
 ):
-    from helpers.checkpoints import STAMP, prepare_checkpoints
+    from helpers.base import prepare_checkpoints
+    from helpers.base.checkpoints import STAMP
 
     folder, inputs = tmp_path / "checkpoints", {"rows": "1"}
     older, newer = (make_checkpoint(folder, step) for step in (10, 20))
@@ -256,7 +256,7 @@ def test_a_disk_that_is_full_in_a_save(
     ],
 )
 def test_a_full_disk_is_known_by_its_words(error, full):
-    from helpers.records import is_full
+    from helpers.base.records import is_full
 
     assert is_full(error) == full
 
@@ -268,8 +268,8 @@ def test_safetensors_own_words_for_a_full_disk(tmp_path):
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    from helpers.errors import LabError
-    from helpers.records import disk_errors, is_full
+    from helpers.base import LabError, disk_errors
+    from helpers.base.records import is_full
 
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))

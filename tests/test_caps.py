@@ -7,10 +7,9 @@ import math
 import pytest
 from conftest import make_tokenizer
 
-from helpers import caps, sampled
-from helpers.errors import LabError
-from helpers.outcomes import OUTCOMES
-from helpers.records import Completion, write_records
+from helpers.base import Completion, LabError, write_records
+from helpers.results import caps, sampled
+from helpers.results.outcomes import OUTCOMES
 
 pytest.importorskip("transformers")
 
@@ -232,11 +231,10 @@ def test_what_cutting_leaves_may_be_noise_too():
 @pytest.mark.slow
 def test_a_cut_is_what_the_model_writes_under_that_cap(tmp_path, pocket_model):
     """Cut from 96 tokens to 40, and sampled with 40: the same, each one."""
-    from helpers.evaluate import run_evaluate
+    from helpers.base import RunDir, load_recipe
     from helpers.models import load_tokenizer
-    from helpers.recipes import load_recipe
     from helpers.results import load_results
-    from helpers.runs import RunDir
+    from helpers.stages import run_evaluate
 
     found = {}
     for cap in (40, 96):

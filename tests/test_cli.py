@@ -8,9 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from helpers import cli
-from helpers.errors import LabError
-from helpers.recipes import load_recipe
-from helpers.runs import REPO_ROOT, RunDir
+from helpers.base import REPO_ROOT, LabError, RunDir, load_recipe
 
 STAGES = (
     "solutions",

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from helpers import course, progress
-from helpers.errors import LabError
-from helpers.recipes import list_recipes, load_recipe
+from helpers import course
+from helpers import course_progress as progress
+from helpers.base import LabError, list_recipes, load_recipe
 
 PARAMETERS = """\
 TIER: str = "pocket"
@@ -141,7 +141,7 @@ def test_failed_cell_is_reported_and_a_second_run_carries_on(
 @pytest.mark.slow
 def test_laberror_in_a_cell_keeps_its_remedy(notebooks, tmp_path, quiet):
     source = (
-        "from helpers.errors import LabError\n"
+        "from helpers.base.errors import LabError\n"
         "raise LabError('No pairs.', 'all were right', 'raise sampling.n')"
     )
     write_notebook(notebooks / "00_record.ipynb", source)

@@ -3,26 +3,26 @@
 import pytest
 from broken_engines import Breaking, Copying, Counting, Killed
 
-from helpers import stats
-from helpers.errors import LabError
-from helpers.harvest import (
+from helpers.base import (
+    Completion,
+    LabError,
+    PairRow,
+    RunDir,
+    SftRow,
+    read_records,
+    write_records,
+)
+from helpers.results import stats
+from helpers.stages import (
     distinct_fraction,
     harvest_pairs,
     measure_samples,
     require_kept,
 )
-from helpers.records import (
-    Completion,
-    PairRow,
-    SftRow,
-    read_records,
-    write_records,
-)
-from helpers.runs import RunDir
 
 pytest.importorskip("transformers")
 
-from helpers import distill
+from helpers.cli import distill
 
 
 def make_row(problem, sample, correct, tokens=5, finish="stop", **more):

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from helpers import doctor, machine
-from helpers.recipes import load_recipe
+from helpers.base import load_recipe
 
 T4 = doctor.Gpu("Tesla T4", (7, 5), 14.7)
 A100 = doctor.Gpu("A100", (8, 0), 39.4)

@@ -14,10 +14,11 @@ import torch
 from training_rows import write_pairs
 from trl import DPOConfig
 
-from helpers import dpo, guards, training
-from helpers.dpo_trainer import measure_start_loss
-from helpers.errors import LabError
-from helpers.recipes import load_recipe
+from helpers.base import LabError, load_recipe
+from helpers.cli import dpo
+from helpers.stages import check_dpo_start
+from helpers.stages import trainer as training
+from helpers.stages.dpo_trainer import measure_start_loss
 
 FAST = (
     "dpo.per_device_batch=4",
@@ -83,10 +84,10 @@ def test_loss_before_any_update_is_ln_2_only_for_the_right_reference(
     assert trainer.ref_model is None
     loss = measure_start_loss(trainer)
     assert loss == pytest.approx(math.log(2), abs=1e-5)
-    guards.check_dpo_start(loss)
+    check_dpo_start(loss)
     spoil(trainer)
     with pytest.raises(LabError, match="not ln 2"):
-        guards.check_dpo_start(measure_start_loss(trainer))
+        check_dpo_start(measure_start_loss(trainer))
     assert trainer.model.training
 
 
@@ -187,7 +188,7 @@ def test_overfitting_is_called_while_training(
 def test_useless_pairs_are_counted_and_not_trained_on(
     tmp_path, run, tokenizer, pairs, capsys
 ):
-    from helpers.records import write_records
+    from helpers.base import write_records
 
     pairs[0].rejected = pairs[0].chosen
     pairs[1].rejected = pairs[1].chosen + " and so on" * 40

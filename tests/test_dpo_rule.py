@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from helpers.dpo_rule import (
+from helpers.base import LabError
+from helpers.experiments.dpo_rule import (
     StopRule,
     check_rule,
     derive_rule,
@@ -14,8 +15,7 @@ from helpers.dpo_rule import (
     largest_silent,
     project_nats,
 )
-from helpers.errors import LabError
-from helpers.stats import mcnemar_p
+from helpers.results import mcnemar_p
 
 
 def make_row(slope, flips, *, beta=0.1, steps=60):

@@ -11,11 +11,14 @@ pytest.importorskip("trl")
 
 from training_rows import write_pairs
 
-from helpers.dpo_sweep import RESULT, Setting, open_trial, run_sweep
-from helpers.errors import LabError
+from helpers.base import LabError, load_recipe, read_json, write_json
+from helpers.experiments.dpo_sweep import (
+    RESULT,
+    Setting,
+    open_trial,
+    run_sweep,
+)
 from helpers.problems import load_problems
-from helpers.recipes import load_recipe
-from helpers.records import read_json, write_json
 
 SETTING = Setting(5e-4, 0.1, 2)
 
@@ -78,7 +81,7 @@ def test_a_run_without_sft_is_refused(tiny_recipe, run):
 
 
 def test_the_recipe_is_part_of_a_row(tmp_path, tiny_recipe, ready):
-    from helpers.dpo_sweep import describe_start
+    from helpers.experiments.dpo_sweep import describe_start
 
     other = load_recipe(tmp_path / "tiny.yaml", ("seed=7",))
     assert describe_start(tiny_recipe, ready, []) != describe_start(

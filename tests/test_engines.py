@@ -9,10 +9,10 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from helpers.engines import SampleRequest, derive_seed  # noqa: E402
-from helpers.engines import transformers_engine as module  # noqa: E402
-from helpers.errors import LabError  # noqa: E402
-from helpers.prompts import render_prompt  # noqa: E402
+from helpers.base import LabError  # noqa: E402
+from helpers.models import render_prompt  # noqa: E402
+from helpers.sampling import SampleRequest, derive_seed  # noqa: E402
+from helpers.sampling import transformers_engine as module  # noqa: E402
 
 Engine = module.TransformersEngine
 END_IDS = [2, *range(20, 30)]  # many end tokens: random weights stop too

@@ -5,14 +5,18 @@ import shutil
 import pytest
 from broken_engines import Breaking, Counting, Killed
 
-from helpers.errors import LabError
+from helpers.base import (
+    BenchmarkConfig,
+    Completion,
+    LabError,
+    read_records,
+    write_records,
+)
 from helpers.problems import load_problems
-from helpers.recipes.schema import BenchmarkConfig
-from helpers.records import Completion, read_records, write_records
 
 pytest.importorskip("transformers")
 
-from helpers import evaluate
+from helpers.cli import evaluate
 
 KINDS = ("k", "truncated_wrong", "finished_wrong", "no_answer")
 
@@ -396,7 +400,7 @@ def test_an_empty_benchmark_is_refused(tiny_recipe, run):
 
 
 def test_samples_are_graded_again_with_their_measures(tiny_recipe, run):
-    from helpers.records import write_json
+    from helpers.base import write_json
     from helpers.regrade import run_regrade
 
     draw(tiny_recipe, run, n=2)

@@ -15,10 +15,10 @@ pytest.importorskip("trl")
 
 import torch
 
-from helpers import gpu_check
-from helpers.errors import LabError
-from helpers.gpu_check import PIECES, bodies, run_check, run_piece, training
-from helpers.records import read_json, write_json
+from helpers.base import LabError, read_json, write_json
+from tools import gpu_check
+from tools.gpu_check import bodies, run_check, run_piece, training
+from tools.gpu_check.pieces import PIECES
 
 LIGHT = {"vllm-freed", "decode"}
 TRAINED = [name for name in PIECES if name.startswith(("sft", "t4"))]
@@ -57,7 +57,7 @@ def test_every_piece_runs_at_toy_size(name, tmp_path, pocket_model):
 def test_without_cuda_it_refuses_in_one_message(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
-    words = [sys.executable, "-m", "helpers.gpu_check", "--out", tmp_path]
+    words = [sys.executable, "-m", "tools.gpu_check", "--out", tmp_path]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 2
     (line, *rest) = done.stderr.strip().splitlines()

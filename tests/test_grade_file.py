@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from helpers import grade_file, grading
+from helpers import grading
+from helpers.base import REPO_ROOT, LabError
 from helpers.cli import app
-from helpers.errors import LabError
-from helpers.runs import REPO_ROOT
+from helpers.grading import files as grade_file
 
 OWN_CASES = Path(__file__).parent / "grading_cases.jsonl"
 ROWS = [

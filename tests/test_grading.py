@@ -20,12 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import grading
-from helpers.grading.exact import parse_number
-from helpers.grading.extract import find_answer
+from helpers.grading import find_answer, get_pool, parse_number
 from helpers.grading.hazards import find_hazard
 from helpers.grading.lexer import ReadError
 from helpers.grading.normalize import clean
-from helpers.grading.pool import Pool, get_pool
+from helpers.grading.pool import Pool
 from helpers.grading.probe import equal_nodes
 from helpers.grading.reader import read
 

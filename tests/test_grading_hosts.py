@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from helpers import grading
-from helpers.grading import batch
-from helpers.grading.pool import Pool, get_pool
+from helpers.grading import batch, get_pool
+from helpers.grading.pool import Pool
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 300  # of the test for a process; nothing here measures time

@@ -11,13 +11,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import guards
-from helpers.errors import LabError
+from helpers.base import GUARDS, LabError, check_writable
+from helpers.models import check_single_bos
+from helpers.planner import (
+    check_steps_per_epoch,
+    count_steps,
+    half_ulp,
+    learning_rate_travel,
+    solve_accumulation,
+    sum_learning_rates,
+)
+from helpers.stages import (
+    DpoMonitor,
+    PairCheck,
+    check_cut_pairs,
+    check_distinct_fraction,
+    check_dpo_start,
+    check_initial_loss,
+    check_length_ratio,
+    check_lora_targets,
+    check_merge_fidelity,
+    check_pairs,
+    check_reference_control,
+)
 
 
 def test_guards_import_no_torch():
     code = (
-        "import sys, helpers.guards; "
+        "import sys, helpers.stages.guards; "
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -29,7 +50,7 @@ def test_guards_import_no_torch():
 def run_guard(name, *arguments, **options):
     """What a guard says: its refusal, its warning, or None."""
     try:
-        return getattr(guards, name)(*arguments, **options)
+        return CHECKS[name](*arguments, **options)
     except LabError as error:
         assert error.fix or error.why, f"{name} gives no remedy"
         return str(error)
@@ -40,7 +61,7 @@ def case(*arguments, **options):
     return arguments, options
 
 
-PACKED = guards.count_steps(384, 64, 2, 3, world_size=8)
+PACKED = count_steps(384, 64, 2, 3, world_size=8)
 QWEN = {
     "heads": 28,
     "kv_heads": 4,
@@ -51,13 +72,13 @@ PAIRS = [
     SimpleNamespace(chosen="a", rejected="b", prompt="p", problem_id="1"),
     SimpleNamespace(chosen="a", rejected="a", prompt="p", problem_id="2"),
 ]
-KEPT = guards.PairCheck((0, 1, 2), 0, 0, 0)
+KEPT = PairCheck((0, 1, 2), 0, 0, 0)
 FIRES = {
     "check_tensor_parallel": case("Qwen", 8, **QWEN),
     "check_card_count": case("Eight replicas", 8, 4),
     "check_precision": case("Tesla T4", (7, 5), "bfloat16"),
     "check_card_memory": case("SFT", 24.8, "T4", 15.0, "logits"),
-    "check_travel": case(guards.learning_rate_travel(5e-7, 60)),
+    "check_travel": case(learning_rate_travel(5e-7, 60)),
     "check_steps_per_epoch": case(PACKED, 30, unpacked_rows=2439),
     "check_writable": case("runs", is_folder=True, may_write=False),
     "check_space": case("runs", 200, 15_000),
@@ -71,7 +92,7 @@ FIRES = {
     "check_initial_loss": case(1.25, -0.3),
     "check_merge_fidelity": case(0.16, 0.21, 0.014, "bfloat16"),
     "check_pairs": case(PAIRS[1:], [5], 10),
-    "check_cut_pairs": case(guards.PairCheck((0,), 0, 0, 2), 1024),
+    "check_cut_pairs": case(PairCheck((0,), 0, 0, 2), 1024),
     "check_length_ratio": case([900, 1000], [300, 310]),
     "check_reference_control": case(
         ["model.layers.0.self_attn.q_proj.lora_A.default.weight",
@@ -87,8 +108,8 @@ SILENT = {
     "check_card_count": case("Eight replicas", 8, 8),
     "check_precision": case("A100", (8, 0), "bfloat16"),
     "check_card_memory": case("SFT", 24.8, "H100", 79.6, "logits"),
-    "check_travel": case(guards.learning_rate_travel(5e-6, 200)),
-    "check_steps_per_epoch": case(guards.count_steps(3663, 64, 2, 3), 30),
+    "check_travel": case(learning_rate_travel(5e-6, 200)),
+    "check_steps_per_epoch": case(count_steps(3663, 64, 2, 3), 30),
     "check_writable": case("runs", is_folder=True, may_write=True),
     "check_space": case("runs", 15_000, 15_000),
     "check_same_inputs": case("runs/a", "sft", []),
@@ -112,14 +133,13 @@ SILENT = {
     "check_overfit": case(20, 6.0, 5.0, 0.9),
     "check_written": case("sft", {"sft/adapter": 1, "pairs.jsonl": 0}),
 }  # fmt: skip
-NAMES = [guard.name for guard in guards.GUARDS]
+CHECKS = {guard.name: guard.check for guard in GUARDS}
+NAMES = list(CHECKS)
 
 
 def test_no_guard_is_without_its_two_tests():
     assert set(FIRES) == set(SILENT) == set(NAMES)
-    assert len(NAMES) == len(set(NAMES))
-    checks = {name for name in guards.__all__ if name.startswith("check_")}
-    assert checks == set(NAMES), "a guard is missing in the table"
+    assert len(NAMES) == len(GUARDS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -133,15 +153,15 @@ def test_it_fires(name):
 def test_it_stays_silent(name):
     arguments, options = SILENT[name]
     said = run_guard(name, *arguments, **options)
-    if isinstance(said, guards.PairCheck):
+    if isinstance(said, PairCheck):
         said = None if len(said.kept) == 1 else str(said)
     assert said is None
 
 
-@pytest.mark.parametrize("guard", guards.GUARDS, ids=NAMES)
+@pytest.mark.parametrize("guard", GUARDS, ids=NAMES)
 def test_every_guard_tells_its_story(guard):
     assert len(guard.story) > 80, "no 'Story:' in its docstring"
-    assert guard.when and guard.title and guard.callers
+    assert guard.when and guard.title
     assert guard.as_row()["function"] == guard.name
 
 
@@ -156,7 +176,7 @@ def test_every_guard_tells_its_story(guard):
 def test_published_step_counts_are_the_floor_count(
     rows, epochs, floor, counted
 ):
-    count = guards.count_steps(rows, 64, 2, epochs, world_size=8)
+    count = count_steps(rows, 64, 2, epochs, world_size=8)
     assert count.floor_total == floor
     assert count.total == counted
     assert count.accumulation == 4
@@ -179,7 +199,7 @@ def test_steps_are_counted_as_transformers_counts_them(
     )
     loader = trainer.get_train_dataloader()
     values = trainer.set_initial_training_values(trainer.args, loader)
-    count = guards.count_steps(
+    count = count_steps(
         rows, per_device * accumulation, per_device, epochs,
         max_steps=max_steps,
     )  # fmt: skip
@@ -209,37 +229,37 @@ def make_plain_trainer(rows, per_device, accumulation, epochs, max_steps):
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
 def test_effective_batch_is_the_same_on_every_machine(world_size):
-    accumulation = guards.solve_accumulation(64, 2, world_size)
+    accumulation = solve_accumulation(64, 2, world_size)
     assert accumulation * 2 * world_size == 64
 
 
 def test_effective_batch_that_does_not_divide_is_refused():
     with pytest.raises(LabError, match="not a multiple"):
-        guards.solve_accumulation(16, 16, world_size=2)
+        solve_accumulation(16, 16, world_size=2)
 
 
 def test_packing_trap_is_refused_with_the_packed_count():
     # 2,439 short examples, about 322 tokens each, packed to 2,048: 6 steps.
     packed = math.ceil(2439 * 322 / 2048)
-    count = guards.count_steps(packed, 64, 2, 3, world_size=8)
-    guards.check_steps_per_epoch(guards.count_steps(2439, 64, 2, 3), 30)
+    count = count_steps(packed, 64, 2, 3, world_size=8)
+    check_steps_per_epoch(count_steps(2439, 64, 2, 3), 30)
     with pytest.raises(LabError, match="packing trap") as caught:
-        guards.check_steps_per_epoch(count, 30, unpacked_rows=2439)
+        check_steps_per_epoch(count, 30, unpacked_rows=2439)
     assert "2439 examples" in str(caught.value)
     assert "packing=false" in str(caught.value)
 
 
 def test_few_steps_without_packing_do_not_blame_packing():
-    count = guards.count_steps(20, 16, 16, 3)
+    count = count_steps(20, 16, 16, 3)
     with pytest.raises(LabError) as caught:
-        guards.check_steps_per_epoch(count, 30)
+        check_steps_per_epoch(count, 30)
     assert "packing=false" not in str(caught.value)
-    guards.check_steps_per_epoch(count, count.per_epoch)
+    check_steps_per_epoch(count, count.per_epoch)
 
 
 def test_no_rows_is_refused():
     with pytest.raises(LabError, match="no row"):
-        guards.count_steps(0, 16, 16, 3)
+        count_steps(0, 16, 16, 3)
 
 
 # --- sampling and first loss ---------------------------------------------
@@ -247,14 +267,14 @@ def test_no_rows_is_refused():
 
 def test_copies_are_refused_only_when_they_were_not_asked_for():
     with pytest.raises(LabError, match="distinct"):
-        guards.check_distinct_fraction(0.3, 0.9, temperature=1.0)
-    guards.check_distinct_fraction(0.25, 0.9, temperature=0.0)
-    guards.check_distinct_fraction(0.9, 0.9, temperature=1.0)
+        check_distinct_fraction(0.3, 0.9, temperature=1.0)
+    check_distinct_fraction(0.25, 0.9, temperature=0.0)
+    check_distinct_fraction(0.9, 0.9, temperature=1.0)
 
 
 def test_initial_loss_of_the_published_run_would_have_warned():
     # It logged 1.25 on its own samples, which it had written at about 0.3.
-    warning = guards.check_initial_loss(1.25, -0.3)
+    warning = check_initial_loss(1.25, -0.3)
     assert "1.250" in warning and "0.300" in warning
 
 
@@ -262,13 +282,13 @@ def test_initial_loss_of_the_published_run_would_have_warned():
     ("loss", "logprob"), [(0.31, -0.3), (0.05, -0.02), (0.4, None)]
 )
 def test_initial_loss_near_the_sampling_entropy_is_quiet(loss, logprob):
-    assert guards.check_initial_loss(loss, logprob) is None
+    assert check_initial_loss(loss, logprob) is None
 
 
 def test_dpo_start_is_ln_2_or_refused():
-    guards.check_dpo_start(math.log(2) + 1e-6)
+    check_dpo_start(math.log(2) + 1e-6)
     with pytest.raises(LabError, match="not ln 2"):
-        guards.check_dpo_start(0.41)
+        check_dpo_start(0.41)
 
 
 # --- pairs ---------------------------------------------------------------
@@ -287,59 +307,59 @@ def test_useless_pairs_are_left_out_and_counted_once():
         make_pair(rejected=" "),
         make_pair(),
     ]
-    check = guards.check_pairs(pairs, [5, 5, 5, 99], max_length=10)
+    check = check_pairs(pairs, [5, 5, 5, 99], max_length=10)
     assert check.kept == (0,)
     assert (check.identical, check.empty, check.too_long) == (1, 1, 1)
 
 
 def test_a_pair_at_max_length_is_kept():
-    assert guards.check_pairs([make_pair()], [10], 10).kept == (0,)
+    assert check_pairs([make_pair()], [10], 10).kept == (0,)
 
 
 def test_one_problem_under_two_prompts_is_refused():
     pairs = [make_pair(), make_pair(prompt="q")]
     with pytest.raises(LabError, match="two prompts"):
-        guards.check_pairs(pairs, [5, 5], 10)
+        check_pairs(pairs, [5, 5], 10)
 
 
 def test_no_usable_pair_is_refused():
     with pytest.raises(LabError, match="1 with chosen = rejected"):
-        guards.check_pairs([make_pair(rejected="a")], [5], 10)
+        check_pairs([make_pair(rejected="a")], [5], 10)
 
 
 @pytest.mark.parametrize(
     ("kept", "too_long", "warns"), [(8, 2, False), (7, 3, True)]
 )
 def test_a_fifth_of_the_pairs_may_be_too_long(kept, too_long, warns):
-    check = guards.PairCheck(tuple(range(kept)), 0, 0, too_long)
-    assert bool(guards.check_cut_pairs(check, 512)) == warns
+    check = PairCheck(tuple(range(kept)), 0, 0, too_long)
+    assert bool(check_cut_pairs(check, 512)) == warns
 
 
 def test_length_is_compared_both_ways_and_by_medians():
-    assert "longer" in guards.check_length_ratio([30, 40, 30], [10, 9, 12])
-    assert "shorter" in guards.check_length_ratio([10, 9, 12], [30, 40, 30])
-    assert guards.check_length_ratio([30, 31, 9000], [29, 30, 33]) is None
-    assert guards.check_length_ratio([15], [10]) is None
-    assert guards.check_length_ratio([0], [0]) is None
+    assert "longer" in check_length_ratio([30, 40, 30], [10, 9, 12])
+    assert "shorter" in check_length_ratio([10, 9, 12], [30, 40, 30])
+    assert check_length_ratio([30, 31, 9000], [29, 30, 33]) is None
+    assert check_length_ratio([15], [10]) is None
+    assert check_length_ratio([0], [0]) is None
 
 
 # --- tokens --------------------------------------------------------------
 
 
 def test_one_bos_none_where_none_is_added_two_never():
-    guards.check_single_bos([40], None, 0)
-    guards.check_single_bos([40], 1, 0)
-    guards.check_single_bos([1, 40], 1, 0)
+    check_single_bos([40], None, 0)
+    check_single_bos([40], 1, 0)
+    check_single_bos([1, 40], 1, 0)
     for ids, wanted in (([40], 1), ([], 1), ([1, 1], 0)):
         with pytest.raises(LabError, match="BOS token instead of once"):
-            guards.check_single_bos(ids, 1, wanted)
+            check_single_bos(ids, 1, wanted)
 
 
 def test_a_special_think_token_is_lost_in_decoding(tokenizer):
     """As a special token it vanishes; as a plain added one it stays."""
     from conftest import make_tokenizer
 
-    from helpers.prompts import check_template
+    from helpers.models import check_template
 
     special, plain = make_tokenizer(), make_tokenizer()
     marks = ["<think>", "</think>"]
@@ -354,7 +374,7 @@ def test_a_special_think_token_is_lost_in_decoding(tokenizer):
 
 
 def test_rows_that_lose_a_mark_are_refused(tokenizer):
-    from helpers import training
+    from helpers.stages import trainer as training
 
     ids = tokenizer("so</think>4", add_special_tokens=False)["input_ids"]
     documents = [([1, *ids, 2], [-100, *ids, 2])]
@@ -371,9 +391,9 @@ def test_rows_that_lose_a_mark_are_refused(tokenizer):
 def test_lora_layers_beyond_the_model_are_refused():
     modules = {"q_proj"}
     options = {"layers": (4, 15), "layer_count": 16}
-    guards.check_lora_targets(["q_proj"], modules, **options)
+    check_lora_targets(["q_proj"], modules, **options)
     with pytest.raises(LabError, match="layers, numbered from 0"):
-        guards.check_lora_targets(["q_proj"], modules, layers=[16],
+        check_lora_targets(["q_proj"], modules, layers=[16],
                                   layer_count=16)  # fmt: skip
 
 
@@ -426,13 +446,13 @@ def test_the_guard_knows_what_peft_switches_off(tiny_model, options, moves):
 
 def test_a_precomputed_reference_cannot_move():
     names = ["lm_head.weight"]
-    guards.check_reference_control(names, precomputed=True)
+    check_reference_control(names, precomputed=True)
     with pytest.raises(LabError, match=r"lm_head\.weight"):
-        guards.check_reference_control(names)
+        check_reference_control(names)
 
 
 def test_a_merge_that_changes_nothing_is_named():
-    said = guards.check_merge_fidelity(1.0, 1.0, 0.0, "bfloat16")
+    said = check_merge_fidelity(1.0, 1.0, 0.0, "bfloat16")
     assert "changed no weight at all" in said
 
 
@@ -450,7 +470,7 @@ def test_a_stage_without_its_output_is_not_finished(run):
 
 def test_a_folder_of_a_file_is_refused(tmp_path):
     with pytest.raises(LabError, match="is not a folder"):
-        guards.check_writable("x", is_folder=False, may_write=True)
+        check_writable("x", is_folder=False, may_write=True)
 
 
 # --- monitor -------------------------------------------------------------
@@ -460,7 +480,7 @@ def watch(margins, accuracies=None, **changes):
     settings = {
         "noop_margin": 0.02, "noop_after_steps": 20, "overfit_margin": 5.0,
     } | changes  # fmt: skip
-    monitor = guards.DpoMonitor(**settings)
+    monitor = DpoMonitor(**settings)
     accuracies = accuracies or [0.5] * len(margins)
     alarms = []
     for step, (m, a) in enumerate(zip(margins, accuracies, strict=True), 1):
@@ -507,10 +527,10 @@ def test_overfit_alarm_needs_margin_and_accuracy_for_a_whole_window():
 
 def test_published_dpo_run_cannot_move_a_bf16_weight():
     # 60 steps at 5e-7 with a cosine to zero; weights of about 0.02.
-    travel = guards.learning_rate_travel(5e-7, 60, warmup_ratio=0.03)
+    travel = learning_rate_travel(5e-7, 60, warmup_ratio=0.03)
     assert travel.sum_lr == pytest.approx(1.5e-5, rel=0.02)
     assert travel.is_erased
-    longer = guards.learning_rate_travel(5e-6, 200, warmup_ratio=0.03)
+    longer = learning_rate_travel(5e-6, 200, warmup_ratio=0.03)
     assert not longer.is_erased
 
 
@@ -528,7 +548,7 @@ def test_travel_is_the_sum_of_transformers_own_schedule(scheduler):
         total += schedule.get_last_lr()[0]
         optimizer.step()
         schedule.step()
-    ours = guards.sum_learning_rates(2e-4, 57, 3 / 57, scheduler)
+    ours = sum_learning_rates(2e-4, 57, 3 / 57, scheduler)
     assert ours == pytest.approx(total, rel=1e-9)
 
 
@@ -539,11 +559,11 @@ def test_half_ulp_is_where_torch_starts_to_round(dtype, weight):
     torch = pytest.importorskip("torch")
     kind = getattr(torch, dtype)
     stored = torch.tensor(weight, dtype=torch.float64).to(kind).double()
-    gap = guards.half_ulp(stored.item(), dtype)
+    gap = half_ulp(stored.item(), dtype)
     assert (stored + 0.49 * gap).to(kind).double() == stored
     assert (stored + 1.51 * gap).to(kind).double() > stored
 
 
 def test_unknown_schedule_is_refused():
     with pytest.raises(LabError, match="polynomial"):
-        guards.sum_learning_rates(1e-4, 10, 0.0, "polynomial")
+        sum_learning_rates(1e-4, 10, 0.0, "polynomial")

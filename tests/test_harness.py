@@ -19,10 +19,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from helpers.base import REPO_ROOT, Problem, RunDir, load_recipe, write_records
 from helpers.problems import load_problems
-from helpers.recipes import load_recipe
-from helpers.records import Problem, write_records
-from helpers.runs import REPO_ROOT, RunDir
 
 pytestmark = pytest.mark.slow
 
@@ -84,9 +82,9 @@ def gsm8k() -> list[Problem]:
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory, pocket_model, gsm8k):
     """Our run on problems that fit the context; its folder and rows."""
-    from helpers.evaluate import load_results, run_evaluate
-    from helpers.models import load_tokenizer
-    from helpers.prompts import render_prompt
+    from helpers.models import load_tokenizer, render_prompt
+    from helpers.results import load_results
+    from helpers.stages import run_evaluate
 
     tokenizer = load_tokenizer(pocket_model)
 
@@ -189,7 +187,8 @@ def test_same_responses_and_verdicts_problem_by_problem(ours, theirs):
 
 def test_our_export_is_a_file_like_theirs(ours, theirs):
     """The same fields of the same kinds, scores and hashes."""
-    from helpers.report import export_lm_eval, read_results
+    from helpers.results import read_results
+    from tools.lm_eval import export_lm_eval
 
     run, _ = ours
     page, lines = theirs
@@ -224,7 +223,8 @@ def test_our_export_is_a_file_like_theirs(ours, theirs):
 
 def test_the_harness_reads_our_export(ours, harness):
     """Its own table of a page of results, made from ours."""
-    from helpers.report import export_lm_eval, read_results
+    from helpers.results import read_results
+    from tools.lm_eval import export_lm_eval
 
     run, rows = ours
     export_lm_eval(read_results(run))

@@ -7,8 +7,7 @@ import socket
 import pytest
 from huggingface_hub import constants
 
-from helpers import hub
-from helpers.errors import LabError
+from helpers.base import LabError, hub
 from helpers.problems import load_source
 
 

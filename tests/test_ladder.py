@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from helpers import device_memory, ladder, models
-from helpers.errors import LabError
-from helpers.ladder import Rung, is_out_of_memory, list_rungs, walk_ladder
-from helpers.records import read_json
-from helpers.settle import settle_model
+from helpers.base import LabError, read_json
+from helpers.models import (
+    device_memory,
+    is_out_of_memory,
+    ladder,
+    settle_model,
+)
+from helpers.models import load as models
+from helpers.models.ladder import Rung, list_rungs, walk_ladder
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -393,8 +397,8 @@ def test_layers_are_divided_when_not_all_fit(tiny_model_dir, monkeypatch):
 
 
 def test_training_room_is_the_planners(tiny_recipe):
-    from helpers.device_memory import measure_training_room
-    from helpers.recipes import load_recipe
+    from helpers.base import load_recipe
+    from helpers.models.device_memory import measure_training_room
 
     room = measure_training_room(load_recipe("t4"), base=True) / 2**30
     assert 1 < room < 5

@@ -12,14 +12,19 @@ import time
 import psutil
 import pytest
 
-from helpers.errors import LabError
-from helpers.locks import LOCK, hold_lock, require_unlocked
-from helpers.recipes import load_recipe
-from helpers.runs import REPO_ROOT, RunDir
+from helpers.base import (
+    REPO_ROOT,
+    LabError,
+    RunDir,
+    hold_lock,
+    load_recipe,
+    require_unlocked,
+)
+from helpers.base.lock import LOCK
 
 HOLD = (
     "import sys, time\n"
-    "from helpers.locks import hold_lock\n"
+    "from helpers.base.lock import hold_lock\n"
     "with hold_lock(sys.argv[1]):\n"
     "    print('held', flush=True)\n"
     "    sys.stdin.readline()\n"
@@ -29,8 +34,8 @@ HOLD = (
 CONTEND = (
     "import os, sys, time\n"
     "from helpers import locks\n"
-    "from helpers.errors import LabError\n"
-    "from helpers.locks import hold_lock\n"
+    "from helpers.base.errors import LabError\n"
+    "from helpers.base.lock import hold_lock\n"
     "look = locks._is_alive\n"
     "def look_slowly(owner):\n"
     "    alive = look(owner)\n"
@@ -141,7 +146,7 @@ def test_another_machine_cannot_be_asked(tmp_path):
 def test_a_lock_that_says_nothing_is_left_to_a_person(
     tmp_path, text, monkeypatch
 ):
-    monkeypatch.setattr("helpers.locks.UNWRITTEN_S", 0.1)
+    monkeypatch.setattr("helpers.base.lock.UNWRITTEN_S", 0.1)
     (tmp_path / LOCK).write_text(text)
     with (
         pytest.raises(LabError, match="does not say who"),

@@ -9,10 +9,9 @@ pytest.importorskip("peft")
 import torch
 from training_rows import save_adapter
 
-from helpers import guards, merge
-from helpers.errors import LabError
-from helpers.recipes import load_recipe
-from helpers.records import read_json
+from helpers.base import LabError, load_recipe, read_json
+from helpers.cli import merge
+from helpers.planner import sum_learning_rates
 
 
 @pytest.fixture
@@ -66,7 +65,7 @@ def test_second_merge_is_loaded(tiny_recipe, adapted, capsys):
 def test_a_merge_of_an_earlier_adapter_is_not_used(
     tiny_recipe, adapted, loaded
 ):
-    from helpers import dpo, evaluate
+    from helpers.cli import dpo, evaluate
 
     merge.run_merge(tiny_recipe, adapted, "sft")
     dpo.find_base(tiny_recipe, adapted, smoke=False)
@@ -102,7 +101,7 @@ def test_timid_update_is_erased_by_bf16_and_a_strong_one_is_not(
     tiny_recipe, run, loaded
 ):
     # The tiny model's weights are about 0.3: 15 times the usual 0.02.
-    travel = guards.sum_learning_rates(5e-7, 60, 0.03) * 15
+    travel = sum_learning_rates(5e-7, 60, 0.03) * 15
     kept = {}
     for name, scale in (("timid", travel), ("strong", 0.5)):
         save_adapter(loaded[0], run.file("sft", "adapter"), scale=scale)
@@ -164,7 +163,7 @@ def test_zero_adapter_changes_nothing(tiny_recipe, run, loaded):
 
 def test_bf16_recipe_stores_bf16(tmp_path, tiny_recipe, adapted):
     recipe = load_recipe(tmp_path / "tiny.yaml", ["model.dtype=bfloat16"])
-    from helpers.runs import RunDir
+    from helpers.base import RunDir
 
     run = RunDir.open(tmp_path / "bf16", recipe)
     adapted.file("sft").rename(run.file("sft"))

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from helpers.errors import LabError
+from helpers.base import LabError
 from helpers.models import (
     fit_recipe,
     load_model,
     load_tokenizer,
     model_path,
+    pick_device,
+    resolve_dtype,
 )
-from helpers.precision import (
+from helpers.models.precision import (
     choose_dtype,
     explain_precision,
     make_quantization,
-    pick_device,
-    resolve_dtype,
 )
 
 torch = pytest.importorskip("torch")

@@ -13,8 +13,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from helpers.recipes import load_recipe
-from helpers.runs import REPO_ROOT
+from helpers.base import REPO_ROOT, load_recipe
 
 FOLDER = REPO_ROOT / "notebooks"
 PUBLISHED = REPO_ROOT / "data" / "published"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from helpers import grading
+from helpers.base import Completion, SftRow, read_records, write_records
 from helpers.grading.core import Verdict
-from helpers.records import Completion, SftRow, read_records, write_records
 
 ROOT = Path(__file__).resolve().parent.parent
 HELPERS = ROOT / "helpers"
@@ -174,7 +174,7 @@ class Saying:
 
     def sample(self, requests):
         """Yield a wrong answer, numbered so that no two are alike."""
-        from helpers.engines.base import SampledText
+        from helpers.sampling.protocol import SampledText
 
         for request in requests:
             text = f"try {request.sample}: \\boxed{{-5}}"
@@ -194,7 +194,7 @@ def verdict(request, monkeypatch):
 def test_sampling_harvest_and_evaluation_follow(
     tiny_recipe, run, tokenizer, verdict, monkeypatch
 ):
-    from helpers import distill, evaluate
+    from helpers.cli import distill, evaluate
 
     for module in (distill, evaluate):
         monkeypatch.setattr(
@@ -226,7 +226,8 @@ def test_regrading_follows(run, verdict):
 
 
 def test_grading_a_file_follows(tmp_path, verdict):
-    from helpers.grade_file import grade_cases, read_cases
+    from helpers.grading import read_cases
+    from helpers.grading.files import grade_cases
 
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps({"response": r"\boxed{-5}", "gold": "1"}))

@@ -7,11 +7,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from helpers import peer_record
-from helpers.errors import LabError
-from helpers.grade_file import Case, read_cases
-from helpers.grading import GRADER_VERSION
-from helpers.peer_record import (
+from helpers.base import LabError
+from helpers.grading import GRADER_VERSION, Case, read_cases
+from tools import peer_record
+from tools.peer_record import (
     COMMAND,
     RECORD,
     SUITE,
@@ -23,7 +22,7 @@ from helpers.peer_record import (
     score_grader,
     thin_out,
 )
-from helpers.peers import GRADERS, OURS, PeerVerdict
+from tools.peers import GRADERS, OURS, PeerVerdict
 
 REMEDY = f"make the record again, on a quiet machine: {COMMAND}"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from helpers import peers
-from helpers.errors import LabError
+from helpers.base import LabError
+from tools import peers
 
 CASES = [
     (r"\boxed{\frac{1}{2}}", "0.5"),

@@ -9,58 +9,54 @@ import sys
 import pytest
 from rich.console import Console
 
-from helpers.errors import LabError
+from helpers.base import LabError, load_recipe
 from helpers.planner import (
     CARDS,
-    Lora,
-    SampleJob,
     TrainJob,
-    Workload,
     choose_replicas,
     compare_layouts,
-    count_lora,
-    count_parameters,
-    count_trainable,
+    count_steps,
+    estimate_decode_step,
     estimate_run_space,
-    estimate_sampling,
     estimate_space,
     estimate_training,
     find_card,
     find_shape,
     list_shapes,
+    memory_rows,
+    phase_rows,
     plan,
-    plan_workload,
     read_shape,
     require_tensor_parallel,
+    show_plan_command,
     solve_batch,
     valid_tensor_parallel_sizes,
 )
-from helpers.planner.cautions import dpo_over_sft, smallest_gain
-from helpers.planner.ledger import (
-    price_idle_cards,
-    recompute_math_slm,
-    recompute_open_rs,
-)
+from helpers.planner.cautions import smallest_gain
+from helpers.planner.core import plan_workload
 from helpers.planner.measured import load_measured, scale_recorded_rate
-from helpers.planner.serving import estimate_decode_step
+from helpers.planner.memory import estimate_sampling
 from helpers.planner.shapes import (
     SHAPE_DIR,
     count_active_parameters,
+    count_parameters,
     count_streamed_parameters,
     upcycle_shape,
 )
-from helpers.planner.show import (
-    memory_rows,
-    phase_rows,
-    print_plan,
-    show_plan_command,
-)
-from helpers.planner.speed import Efficiency, sharding_overhead
+from helpers.planner.show import print_plan
+from helpers.planner.speed import Efficiency, dpo_over_sft, sharding_overhead
 from helpers.planner.steps import plan_steps
-from helpers.planner.workload import Benchmark
-from helpers.plots import figure_png, plot_gantt, plot_memory_bar
-from helpers.recipes import load_recipe
-from helpers.schedule import count_steps
+from helpers.planner.workload import (
+    Benchmark,
+    Lora,
+    SampleJob,
+    Workload,
+    count_lora,
+    count_trainable,
+)
+from helpers.results import price_idle_cards, recompute_math_slm
+from helpers.results.ledger import recompute_open_rs
+from helpers.results.plots import figure_png, plot_gantt, plot_memory_bar
 
 QWEN7 = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
 QWEN15 = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
@@ -720,8 +716,8 @@ def test_fixed_tensor_parallelism_is_kept_and_checked():
 
 
 def test_replicas_are_those_that_the_engine_starts():
-    from helpers.engines.gpus import Gpu
-    from helpers.engines.placement import place_replicas
+    from helpers.planner import Gpu
+    from helpers.sampling.placement import place_replicas
 
     gpus = [Gpu(str(i), 79.6) for i in range(8)]
     for tp in (None, 1, 2, 4):
@@ -848,7 +844,7 @@ def test_plan_is_printed_and_drawn():
 def test_planning_loads_no_torch():
     code = (
         "import sys\nfrom helpers.planner.show import show_plan_command\n"
-        "from helpers.recipes import load_recipe\n"
+        "from helpers.base.recipe import load_recipe\n"
         "show_plan_command(load_recipe('pocket'))\n"
         "assert 'torch' not in sys.modules\n"
     )
@@ -885,7 +881,7 @@ def test_a_merged_model_is_planned_in_its_own_bits():
     [("T4", "float16"), ("A40", "bfloat16"), (None, "float32")],
 )
 def test_auto_precision_is_planned_as_the_card_settles_it(card, dtype):
-    from helpers.planner.convert import choose_format
+    from helpers.planner import choose_format
 
     recipe = load_recipe("pocket", ["model.dtype=auto"])
     assert choose_format(recipe, card and CARDS[card]) == dtype

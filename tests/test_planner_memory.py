@@ -13,10 +13,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
-from helpers.planner.memory import estimate_training, layer_bytes_per_token
-from helpers.planner.shapes import find_shape, read_shape
-from helpers.planner.workload import Lora, TrainJob, Workload
-from helpers.recipes.schema import LORA_MODULES
+from helpers.base import LORA_MODULES
+from helpers.planner import TrainJob, estimate_training, find_shape, read_shape
+from helpers.planner.memory import layer_bytes_per_token
+from helpers.planner.workload import Lora, Workload
 
 SIZES = {
     "small": (256, 4, 2, 704),

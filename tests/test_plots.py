@@ -14,9 +14,13 @@ from bs4 import BeautifulSoup
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from helpers import plots
-from helpers.plots.style import MODEL_COLOURS, SPARE_COLOURS, colours_for
-from helpers.plots.training import smooth
+from helpers.results import plots
+from helpers.results.plots.style import (
+    MODEL_COLOURS,
+    SPARE_COLOURS,
+    colours_for,
+)
+from helpers.results.plots.training import smooth
 
 NOTE = "recorded on 2020-01-02 · tier pocket"
 

@@ -11,9 +11,8 @@ from random import Random
 import pytest
 
 from helpers import grading
-from helpers.pocket import stories, styles
-from helpers.records import Problem, read_records
-from helpers.runs import DATA_DIR
+from helpers.base import DATA_DIR, Problem, read_records
+from tools.pocket import stories, styles
 
 SIZES = {
     "easy": 200,
@@ -178,7 +177,7 @@ def test_unmarked_style_hides_some_answers():
 def test_corpus_keeps_out_of_the_other_splits(sets):
     """Fresh pretraining documents share no text with any problem set."""
     pytest.importorskip("reasoning_gym", reason="extra 'build' not installed")
-    from helpers.pocket.corpus import iter_corpus
+    from tools.pocket.corpus import iter_corpus
 
     held = {r.problem for rows in sets.values() for r in rows}
     docs = {problem for problem, _, _ in islice(iter_corpus(5), 3000)}
@@ -188,7 +187,7 @@ def test_corpus_keeps_out_of_the_other_splits(sets):
 @pytest.mark.slow
 def test_rebuild_gives_the_shipped_files(tmp_path):
     pytest.importorskip("reasoning_gym", reason="extra 'build' not installed")
-    from helpers.pocket.build import build_sets
+    from tools.pocket.build import build_sets
 
     build_sets(tmp_path)
     for name in SIZES:

@@ -8,14 +8,13 @@ import pytest
 from fake_cards import put_cards
 from typer.testing import CliRunner
 
-from helpers import cli, guards, preflight
+from helpers import cli, preflight
+from helpers.base import GUARDS, RunDir, list_recipes, load_recipe
 from helpers.doctor import Line
 from helpers.machine import Gpu, Machine, list_driver_cards, read_constraints
 from helpers.preflight import machine as hardware
 from helpers.preflight import model as models
 from helpers.preflight.lines import try_guard
-from helpers.recipes import list_recipes, load_recipe
-from helpers.runs import RunDir
 
 T4 = Gpu("Tesla T4", (7, 5), 14.7)
 H100 = Gpu("NVIDIA H100", (9, 0), 79.6)
@@ -98,7 +97,7 @@ def test_tier_pocket_is_fine_here(doctor, pocket_model):
 def test_the_report_says_what_only_the_stages_can_check(pocket_model):
     done = CliRunner().invoke(cli.app, ["doctor", "--tier", "pocket"])
     later = {t for titles in preflight.list_later().values() for t in titles}
-    assert later == {g.title for g in guards.GUARDS if not g.doctor}
+    assert later == {g.title for g in GUARDS if not g.doctor}
     assert all(title in done.output for title in later)
 
 
@@ -399,7 +398,7 @@ def test_output_that_is_a_file(doctor, tmp_path):
 
 
 def test_results_that_would_be_overwritten(tmp_path, run, tiny_recipe):
-    from helpers.recipes import recipe_hash
+    from helpers.base import recipe_hash
 
     inputs = {"recipe": recipe_hash(tiny_recipe, "seed", "model", "sft")}
     with run.stage("sft", inputs):
@@ -422,8 +421,8 @@ def finish(run, stage, inputs):
 
 
 def test_a_settled_run_is_compared_as_it_was_settled(tmp_path, tiny_recipe):
-    from helpers.recipes import recipe_hash
-    from helpers.settle import settle_model
+    from helpers.base import recipe_hash
+    from helpers.models import settle_model
 
     recipe = load_recipe(tmp_path / "tiny.yaml", ["model.dtype=auto"])
     run = RunDir.open(tmp_path / "settled", recipe)
@@ -444,7 +443,7 @@ def test_a_settled_run_is_compared_as_it_was_settled(tmp_path, tiny_recipe):
 
 def record_all(run, recipe, model):
     """Stages with the inputs that they would really store."""
-    from helpers import distill, dpo, evaluate
+    from helpers.cli import distill, dpo, evaluate
 
     pairs = run.file("pairs.jsonl")
     pairs.write_text("")
@@ -493,7 +492,7 @@ def test_benchmarks_may_be_added_but_not_resized(run, tiny_recipe):
 
 
 def test_worked_solutions_are_compared(tmp_path, tiny_recipe):
-    from helpers import solutions
+    from helpers.cli.solutions import solutions
     from helpers.preflight.earlier import list_changed
 
     mix = [f"solutions.mix={{{tmp_path}/data/train.jsonl: 5}}"]
@@ -521,7 +520,7 @@ def test_a_folder_of_another_recipe_or_of_nobody(tmp_path, run, tiny_recipe):
 
 
 def test_a_verdict_becomes_a_line():
-    from helpers.errors import LabError
+    from helpers.base import LabError
 
     def refuse():
         raise LabError("It broke.", why="of that", fix="mend it")

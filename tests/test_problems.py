@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.errors import LabError
-from helpers.problems import load_problems, ngram_overlap
-from helpers.records import Problem, write_records
+from helpers.base import LabError, Problem, write_records
+from helpers.problems import load_problems
+from helpers.problems.overlap import ngram_overlap
 
 
 def write_lines(path, *rows):
@@ -89,7 +89,7 @@ def test_overlap_is_reflexive_symmetric_and_weaker_for_smaller_n(a, b, n):
 
 
 def test_shipped_test_sets_share_no_whole_problem_with_training():
-    from helpers.runs import DATA_DIR
+    from helpers.base import DATA_DIR
 
     if not (DATA_DIR / "pocket" / "train.jsonl").is_file():
         pytest.skip("data/pocket is not there")

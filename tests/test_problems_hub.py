@@ -13,8 +13,7 @@ pytest.importorskip("datasets")
 
 from local_hub import LocalHub
 
-from helpers.problems import SOURCES, load_up_to
-from helpers.problems.revisions import find_kept, kept_file
+from helpers.problems import SOURCES, find_kept, kept_file, load_up_to
 
 GSM_HARD = SOURCES["gsm-hard"]
 LOAD = """

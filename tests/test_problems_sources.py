@@ -9,19 +9,13 @@ from problem_rows import ROWS, write_rows
 from test_grading_external import outside
 from typer.testing import CliRunner
 
+from helpers.base import DATA_DIR, LabError
 from helpers.cli import app
-from helpers.errors import LabError
-from helpers.grading.exact import parse_number
-from helpers.problems import (
-    GYM_FAMILIES,
-    SOURCES,
-    STEPS,
-    Source,
-    load_problems,
-    load_source,
-)
+from helpers.grading import parse_number
+from helpers.problems import SOURCES, Source, load_problems, load_source
 from helpers.problems.golds import RULES
-from helpers.runs import DATA_DIR
+from helpers.problems.registry import GYM_FAMILIES
+from helpers.problems.report import STEPS
 
 HUB = [name for name, source in SOURCES.items() if source.hub_id]
 

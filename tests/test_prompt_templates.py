@@ -14,17 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from helpers.errors import LabError
-from helpers.prompts import (
-    MARKS,
-    TEMPLATE_DIR,
+from helpers.base import (
+    REPO_ROOT,
     TEMPLATES,
-    read_templates,
-    render_prompt,
+    LabError,
+    list_recipes,
+    load_recipe,
 )
-from helpers.recipes import list_recipes, load_recipe
-from helpers.runs import REPO_ROOT
-from helpers.smol import is_complete, smol_folder
+from helpers.base.recipe_parts import TEMPLATE_DIR, read_templates
+from helpers.models import MARKS, render_prompt
+from helpers.models.smol import is_complete, smol_folder
 
 SNAPSHOTS = Path(__file__).parent / "snapshots" / "prompts"
 PROBLEM = "A box holds 3 pens {and} costs $\\frac{1}{2}$. What is $x$?"

@@ -5,13 +5,8 @@ import copy
 import pytest
 from conftest import make_llama_tokenizer
 
-from helpers.errors import LabError
-from helpers.prompts import (
-    TEMPLATES,
-    check_template,
-    decode_response,
-    render_prompt,
-)
+from helpers.base import TEMPLATES, LabError
+from helpers.models import check_template, decode_response, render_prompt
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

@@ -7,14 +7,13 @@ import statistics
 
 import pytest
 
-from helpers import stats
-from helpers.errors import LabError
-from helpers.published import (
+from helpers.base import LabError
+from helpers.results import load_published, stats
+from helpers.results.published import (
     PUBLISHED_DIR,
     Published,
     grid,
     list_published,
-    load_published,
 )
 
 NAMES = list_published()

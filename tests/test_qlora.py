@@ -13,16 +13,13 @@ pytest.importorskip("bitsandbytes")
 import torch
 from training_rows import save_adapter, write_pairs, write_sft_rows
 
-from helpers import dpo, evaluate, merge, merge_base, sft
-from helpers.device_memory import measure_fp32
-from helpers.errors import LabError
-from helpers.models import find_base, load_model
-from helpers.planner.shapes import find_shape
+from helpers.base import LabError, RunDir, load_recipe, read_json
+from helpers.cli import dpo, evaluate, merge, sft
+from helpers.models import find_base, load_model, measure_fp32, widen_adapter
+from helpers.models.precision import is_quantized
+from helpers.planner import find_shape
 from helpers.planner.workload import count_weight_bytes
-from helpers.precision import is_quantized, widen_adapter
-from helpers.recipes import load_recipe
-from helpers.records import read_json
-from helpers.runs import RunDir
+from helpers.stages import merge_base
 
 QUICK = (
     "sft.epochs=1",
@@ -260,7 +257,8 @@ def test_another_error_of_the_unpacking_is_no_lack_of_memory(
 
 
 def test_room_is_that_of_the_container(monkeypatch):
-    from helpers import device_memory, machine
+    from helpers import machine
+    from helpers.models import device_memory
 
     monkeypatch.setattr(machine, "read_container_limit", lambda: 100)
     assert device_memory.measure_cpu_room() == 100
@@ -288,7 +286,7 @@ def read_storage(weight):
 )
 def test_planned_weights_are_those_of_the_loaded_model(tier, kind, training):
     if tier == "smol":
-        from helpers.smol import find_obstacles
+        from helpers.models.smol import find_obstacles
 
         if reasons := find_obstacles():
             pytest.skip("; ".join(reasons))
@@ -311,8 +309,7 @@ def test_planned_weights_are_those_of_the_loaded_model(tier, kind, training):
 @pytest.mark.slow
 def test_qlora_of_the_pocket_model_learns(pocket_model, tmp_path):
     """Trained in 4 bits on recorded rows, its loss falls; it merges well."""
-    from helpers.records import SftRow, read_records, write_records
-    from helpers.runs import DATA_DIR
+    from helpers.base import DATA_DIR, SftRow, read_records, write_records
 
     raw = {
         "extends": "pocket",

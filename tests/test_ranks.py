@@ -14,12 +14,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from helpers import ranks
-from helpers.errors import LabError
-from helpers.locks import is_first_rank
+from helpers.base import (
+    REPO_ROOT,
+    LabError,
+    RunDir,
+    is_first_rank,
+    load_recipe,
+    ranks,
+)
+from helpers.base.recipe import RECIPE_DIR
 from helpers.planner import plan
-from helpers.recipes import RECIPE_DIR, load_recipe
-from helpers.runs import REPO_ROOT, RunDir
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ def test_another_strategy_than_the_recipes_is_refused(start_as):
     with pytest.raises(LabError, match="for zero3; .* for zero2") as caught:
         ranks.check_strategy(recipe, "dpo")
     assert "accelerate/zero3.yaml" in caught.value.fix
-    assert "-m helpers.dpo --tier h100x8" in caught.value.fix
+    assert "-m helpers dpo --tier h100x8" in caught.value.fix
     assert "--set hardware.strategy=zero2" in caught.value.fix
 
 
@@ -97,8 +101,8 @@ def test_one_process_trains_on_one_card(run, tiny_recipe, tokenizer):
     from trl import SFTConfig
 
     from helpers.models import load_model
-    from helpers.sft import make_dataset
-    from helpers.training import LengthGroupedSFTTrainer
+    from helpers.stages.sft import make_dataset
+    from helpers.stages.trainer import LengthGroupedSFTTrainer
 
     rows = write_sft_rows(run, tokenizer, n=4)
     folder = run.file("out")
@@ -122,7 +126,7 @@ def test_only_training_is_spread(start_as):
 
 
 def test_the_effective_batch_stays_on_any_number_of_processes(start_as):
-    from helpers.sft import count_sft_steps
+    from helpers.stages.sft import count_sft_steps
 
     recipe = load_recipe("h100x8")
     for world, accumulation in ((1, 32), (2, 16), (8, 4), (16, 2)):
@@ -247,7 +251,7 @@ def test_a_step_has_the_same_rows_on_any_number_of_processes(rows):
     from accelerate.data_loader import BatchSamplerShard
     from torch.utils.data import BatchSampler
 
-    from helpers.batching import LengthSampler
+    from helpers.stages.batching import LengthSampler
 
     draw = random.Random(0)
     lengths = [draw.randint(5, 300) for _ in range(rows)]
@@ -279,7 +283,7 @@ def test_a_step_has_the_same_rows_on_any_number_of_processes(rows):
 
 def test_batches_of_one_moment_are_of_similar_length():
     """Two ranks wait for each other: their batches should weigh the same."""
-    from helpers.batching import LengthSampler
+    from helpers.stages.batching import LengthSampler
 
     draw = random.Random(0)
     lengths = [draw.randint(5, 300) for _ in range(512)]

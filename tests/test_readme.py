@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from helpers import readme
+from tools import readme
 
 
 @pytest.mark.parametrize("page", readme.RENDERERS, ids=lambda p: p.parent.name)

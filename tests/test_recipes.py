@@ -7,9 +7,8 @@ import re
 import pytest
 import yaml
 
-from helpers.errors import LabError
-from helpers.ladder import Rung, apply_rung
-from helpers.recipes import list_recipes, load_recipe, recipe_hash
+from helpers.base import LabError, list_recipes, load_recipe, recipe_hash
+from helpers.models.ladder import Rung, apply_rung
 
 
 @pytest.mark.parametrize("name", list_recipes())

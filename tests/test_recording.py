@@ -7,18 +7,19 @@ import shutil
 
 import pytest
 
-from helpers import recording
-from helpers.errors import LabError
-from helpers.recording import check_record, record_run, take_stage
-from helpers.records import (
+from helpers import replay as recording
+from helpers.base import (
+    DATA_DIR,
     Completion,
+    LabError,
+    RunDir,
     read_json,
     read_records,
     write_json,
     write_records,
 )
-from helpers.runs import DATA_DIR, RunDir
-from helpers.sample_store import open_samples
+from helpers.replay import check_record, record_run, take_stage
+from helpers.sampling import open_samples
 from helpers.session import Session
 
 SHIPPED = sorted(

@@ -7,10 +7,7 @@ import json
 
 import pytest
 
-from helpers import records
-from helpers.errors import LabError
-from helpers.record_writer import append_records
-from helpers.records import Problem
+from helpers.base import LabError, Problem, append_records, records
 
 GOOD = {"id": "a", "problem": "1 + 1", "answer": "2"}
 

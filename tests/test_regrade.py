@@ -9,19 +9,21 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from helpers import grading, regrade
-from helpers.cli import app
-from helpers.errors import LabError
-from helpers.records import (
+from helpers import grading
+from helpers.base import (
+    REPO_ROOT,
     Completion,
+    LabError,
     PairRow,
+    RunDir,
     SftRow,
     read_json,
     read_records,
     write_json,
     write_records,
 )
-from helpers.runs import REPO_ROOT, RunDir
+from helpers.cli import app
+from helpers.cli.grading import regrade
 
 SAMPLES = "samples/distill.jsonl"
 
@@ -44,7 +46,7 @@ class Saying:
 
     def sample(self, requests):
         """Yield the answers, with a number so that no two are alike."""
-        from helpers.engines.base import SampledText
+        from helpers.sampling.protocol import SampledText
 
         for request in requests:
             gold = self.golds[request.problem_id]
@@ -56,7 +58,7 @@ class Saying:
 @pytest.fixture
 def done(tiny_recipe, run, tokenizer, problems, monkeypatch):
     """A finished distillation and evaluation of the tiny recipe."""
-    from helpers import distill, evaluate
+    from helpers.cli import distill, evaluate
 
     golds = {p.id: p.answer for p in problems}
 
@@ -83,7 +85,7 @@ def spoil(run, name, ids, version="0.1"):
 
 def renew_stages(run):
     """Measures and harvest by the stored verdicts, as the stages would."""
-    from helpers import distill, evaluate
+    from helpers.cli import distill, evaluate
 
     rows = read_records(run.file("eval/base/bench.jsonl"), Completion)
     metrics = run.metrics()
@@ -176,7 +178,7 @@ def test_harvest_writes_what_the_stage_would_have_written(spoiled):
 
 def sample_arms(run, temperatures=(0.7, 1.0)):
     """A finished seed experiment: two samples of six problems an arm."""
-    from helpers import seeding
+    from helpers.cli.sampling import seeding
     from helpers.problems import hash_problems
 
     problems = regrade.load_training(run.recipe)[:6]
@@ -358,7 +360,7 @@ def test_a_run_in_use_is_left_alone(spoiled):
     before = run.file(SAMPLES).read_bytes()
     code = (
         "import sys, time\n"
-        "from helpers.locks import hold_lock\n"
+        "from helpers.base.lock import hold_lock\n"
         "with hold_lock(sys.argv[1]):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(60)\n"
@@ -402,7 +404,7 @@ def test_the_recorded_run_can_be_graded_again(tmp_path):
     for name in ("recipe.yaml", "manifest.json", "metrics.json"):
         shutil.copy2(source / name, folder / name)
     shutil.copytree(source / "eval" / "base", folder / "eval" / "base")
-    from helpers.recipes import load_recipe
+    from helpers.base import load_recipe
 
     run = RunDir.open(folder, load_recipe(folder / "recipe.yaml"))
     found = regrade.run_regrade(run)

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from helpers.engines import SampleRequest, open_engine
-from helpers.errors import LabError
-from helpers.records import Completion, write_records
+from helpers.base import Completion, LabError, write_records
+from helpers.sampling import SampleRequest, open_engine
 
 
 def make_row(problem, sample, **changes):

@@ -11,26 +11,35 @@ import time
 import pytest
 from bs4 import BeautifulSoup
 
-from helpers import stats
-from helpers.errors import LabError
-from helpers.grading import GRADER_VERSION
-from helpers.outcomes import classify_outcome
-from helpers.problems import load_problems
-from helpers.recipes import load_recipe
-from helpers.records import (
+from helpers.base import (
     Completion,
+    LabError,
+    RunDir,
+    load_recipe,
     read_records,
     write_json,
     write_records,
     write_text,
 )
-from helpers.report import export_lm_eval, read_results, write_report
-from helpers.report.blocks import flatten, is_number, show_seconds
-from helpers.report.markdown import escape, fence
-from helpers.report.sampling import build_sampled, cut_alike
-from helpers.report.scores import OUTCOME_NAMES, compare_all, paired_row
-from helpers.runs import RunDir
-from helpers.sampled import pass_curve, summarize_samples
+from helpers.grading import GRADER_VERSION
+from helpers.problems import load_problems
+from helpers.results import (
+    pass_curve,
+    read_results,
+    stats,
+    summarize_samples,
+    write_report,
+)
+from helpers.results.outcomes import classify_outcome
+from helpers.results.report.blocks import flatten, is_number, show_seconds
+from helpers.results.report.markdown import escape, fence
+from helpers.results.report.sampling import build_sampled, cut_alike
+from helpers.results.report.scores import (
+    OUTCOME_NAMES,
+    compare_all,
+    paired_row,
+)
+from tools.lm_eval import export_lm_eval
 
 TAGS = ("base", "sft", "dpo", "dpo-published")
 # Share of right answers per model, and of cut-off ones among the wrong.

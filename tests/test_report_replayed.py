@@ -7,18 +7,20 @@ import json
 import pytest
 from bs4 import BeautifulSoup
 
-from helpers import plots, recording
+from helpers import replay as recording
+from helpers.base import (
+    Completion,
+    RunDir,
+    read_json,
+    write_json,
+    write_records,
+)
 from helpers.grading import GRADER_VERSION
 from helpers.problems import load_problems
-from helpers.recording import record_run, take_stage
-from helpers.records import Completion, read_json, write_json, write_records
-from helpers.report import (
-    build_sections,
-    export_lm_eval,
-    read_results,
-    write_report,
-)
-from helpers.runs import RunDir
+from helpers.replay import record_run, take_stage
+from helpers.results import plots, read_results, write_report
+from helpers.results.report import build_sections
+from tools.lm_eval import export_lm_eval
 
 THERE = {"processor": "Far Chip", "cores": 64, "commit": "c0ffee"}
 NOTE = "recorded on 2020-02-03, Far Chip, 64 cores"

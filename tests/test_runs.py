@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from helpers.errors import LabError
-from helpers.recipes import load_recipe
-from helpers.records import read_json
-from helpers.runs import (
+from helpers.base import (
     REPO_ROOT,
+    LabError,
     RunDir,
     hash_file,
+    load_recipe,
     name_folder,
+    read_json,
     require_space,
     resolve_data,
 )

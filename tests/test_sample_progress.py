@@ -13,11 +13,10 @@ from simulated_engine import SimulatedEngine
 from test_sampling import PROBLEMS, draw, group_samples, iter_sums
 
 from helpers import plain_bar
-from helpers.harvest import harvest_pairs, measure_samples
-from helpers.records import Completion, read_records
-from helpers.runs import REPO_ROOT
-from helpers.sample_progress import SampleProgress
-from helpers.stats import proportion
+from helpers.base import REPO_ROOT, Completion, read_records
+from helpers.results import proportion
+from helpers.sampling.sample_progress import SampleProgress
+from helpers.stages import harvest_pairs, measure_samples
 
 LAST = re.compile(
     r"t: +100%.*60/60 \[\d\d:\d\d<00:00, [\d,]+ tokens/s, mixed \d+ % of 20, "
@@ -81,7 +80,7 @@ def test_a_plain_line_now_and_then_in_a_long_run(
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(plain_bar, "PLAIN_SECONDS", 0.0)
-    monkeypatch.setattr("helpers.sample_progress.WORDS_EVERY_S", 0.0)
+    monkeypatch.setattr("helpers.sampling.sample_progress.WORDS_EVERY_S", 0.0)
     bar = plain_bar.make_plain_bar()
     monkeypatch.setattr(bar, "monitor_interval", 0)
 

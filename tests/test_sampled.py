@@ -7,9 +7,8 @@ import math
 
 import pytest
 
-from helpers import sampled, stats
-from helpers.errors import LabError
-from helpers.records import Completion
+from helpers.base import Completion, LabError
+from helpers.results import sampled, stats
 
 
 def make_row(problem, sample, answer, right, logprob=-0.5, tokens=4):

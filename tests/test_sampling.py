@@ -11,26 +11,34 @@ from dataclasses import replace
 import pytest
 from simulated_engine import PROMPT, SimulatedEngine
 
-from helpers.engines import SampledText, SampleRequest, derive_seed
-from helpers.errors import LabError
-from helpers.harvest import (
-    distinct_fraction,
+from helpers.base import (
+    REPO_ROOT,
+    Completion,
+    LabError,
+    Problem,
+    RunDir,
     group_samples,
-    harvest_pairs,
-    measure_samples,
+    load_recipe,
+    read_records,
+    write_json,
 )
-from helpers.recipes import load_recipe
-from helpers.records import Completion, Problem, read_records, write_json
-from helpers.runs import REPO_ROOT, RunDir
-from helpers.sample_file import (
+from helpers.results.verdicts import regrade_rows
+from helpers.sampling import (
     SampleFile,
+    SampleRequest,
+    Speed,
+    derive_seed,
+    describe_sampling,
+    grade_texts,
     iter_samples,
     load_completion,
     make_sample,
+    open_samples,
+    sample_missing,
+    say_unusable,
 )
-from helpers.sample_store import describe_sampling, open_samples
-from helpers.sampling import Speed, grade_texts, sample_missing, say_unusable
-from helpers.verdicts import regrade_rows
+from helpers.sampling.protocol import SampledText
+from helpers.stages import distinct_fraction, harvest_pairs, measure_samples
 
 NAME = "samples/distill.jsonl"
 PROBLEMS = [
@@ -328,13 +336,15 @@ def test_the_key_is_the_whole_distribution_and_not_the_engine(
     assert differ(change("engine", name="vllm", max_batch_size=1)) == set()
     before = describe()
     monkeypatch.setitem(
-        sys.modules["helpers.sample_store"].TEMPLATES, "plain", "{problem}\n"
+        sys.modules["helpers.sampling.sample_store"].TEMPLATES,
+        "plain",
+        "{problem}\n",
     )
     assert describe()["template"] != before["template"]
 
 
 def test_two_large_models_of_one_size_are_two(tmp_path, monkeypatch):
-    from helpers import checkpoints
+    from helpers.base import checkpoints
 
     monkeypatch.setattr(checkpoints, "HASH_WHOLE_BELOW", 1000)
     size, step = 2 * checkpoints.BLOCKS * checkpoints.BLOCK, 1 << 12

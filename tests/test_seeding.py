@@ -5,10 +5,9 @@ from random import Random
 
 import pytest
 
-from helpers import seed_arms
-from helpers.engines.base import SampleRequest, derive_seed
-from helpers.errors import LabError
-from helpers.records import Completion, read_records
+from helpers.base import Completion, LabError, read_records
+from helpers.experiments import seed_arms
+from helpers.sampling import SampleRequest, derive_seed
 
 
 def make_row(problem, sample, response, correct=False):
@@ -102,7 +101,7 @@ def test_an_arm_of_copies_and_an_arm_of_different_texts():
 @pytest.mark.slow
 def test_the_experiment_on_a_model(tiny_recipe, run):
     """All arms, their files, resuming, and what a shared stream does."""
-    from helpers import seeding
+    from helpers.cli.sampling import seeding
 
     metrics = seeding.run_seeding(tiny_recipe, run, problems=8)
     assert len(metrics) == 6
@@ -137,7 +136,7 @@ def read_texts(path):
 
 
 def test_bad_settings_are_refused_before_a_model_loads(tiny_recipe, run):
-    from helpers import seeding
+    from helpers.cli.sampling import seeding
 
     with pytest.raises(LabError, match="problems were asked for"):
         seeding.run_seeding(tiny_recipe, run, problems=10**6)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from helpers import recording, session
-from helpers.errors import LabError
+from helpers import replay as recording
+from helpers import session
+from helpers.base import DATA_DIR, LabError, RunDir, load_recipe, read_json
 from helpers.plain_bar import make_plain_bar
-from helpers.recipes import load_recipe
-from helpers.records import read_json
-from helpers.runs import DATA_DIR, RunDir
 
 RECORD = DATA_DIR / "measured" / "pocket" / "run"
 
@@ -47,7 +45,7 @@ def test_replay_takes_the_record_and_says_so(tmp_path, capsys):
 
 
 def test_replayed_stage_is_loaded_not_computed(tmp_path, capsys):
-    from helpers.distill import run_distill
+    from helpers.stages import run_distill
 
     found = begin(tmp_path, mode="replay", makes=("distill",))
     metrics = run_distill(found.recipe, found.run)
@@ -58,7 +56,7 @@ def test_replayed_stage_is_loaded_not_computed(tmp_path, capsys):
 def test_replay_loads_and_makes_no_model(tmp_path, monkeypatch):
     """Merges are left out; what was seen of them is recalled."""
     monkeypatch.setattr(
-        "helpers.models.load_model", lambda *a, **k: pytest.fail("loaded")
+        "helpers.models.load.load_model", lambda *a, **k: pytest.fail("loaded")
     )
     found = begin(
         tmp_path, mode="replay", needs=("distill", "merge/sft"), makes=("dpo",)

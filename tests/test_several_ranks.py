@@ -27,8 +27,7 @@ from several_ranks import (
     start,
 )
 
-from helpers.recipes import load_recipe
-from helpers.records import read_json
+from helpers.base import load_recipe, read_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("pocket_model")]
 zero = pytest.mark.skipif(
@@ -51,7 +50,7 @@ def strategy(file):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """SFT and DPO in this one process; reference computed before and live."""
-    from helpers import dpo, sft
+    from helpers.cli import dpo, sft
 
     run = make_run(tmp_path_factory.mktemp("alone") / "run")
     recipe = load_recipe("pocket", SFT)
@@ -187,10 +186,13 @@ def test_a_missing_accelerate_file_is_named(tmp_path):
 def test_checkpoints_of_zero_are_for_their_number_of_processes(
     tmp_path, monkeypatch
 ):
-    from helpers import ranks
-    from helpers.checkpoints import refuse_foreign, seal_checkpoint
-    from helpers.errors import LabError
-    from helpers.records import write_json
+    from helpers.base import (
+        LabError,
+        ranks,
+        refuse_foreign,
+        seal_checkpoint,
+        write_json,
+    )
 
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")

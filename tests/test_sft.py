@@ -12,11 +12,10 @@ import torch
 from safetensors.torch import load_file
 from training_rows import write_sft_rows
 
-from helpers import sft, training
-from helpers.batching import LengthSampler
-from helpers.errors import LabError
-from helpers.recipes import load_recipe
-from helpers.runs import RunDir
+from helpers.base import LabError, RunDir, load_recipe
+from helpers.cli import sft
+from helpers.stages import trainer as training
+from helpers.stages.batching import LengthSampler
 
 FAST = (
     "sft.min_steps_per_epoch=2",
@@ -308,7 +307,7 @@ def kill_at(patch, step):
 
 
 def test_checkpoints_of_other_inputs_are_not_used(tmp_path):
-    from helpers.checkpoints import prepare_checkpoints, seal_checkpoint
+    from helpers.base import prepare_checkpoints, seal_checkpoint
 
     folder = tmp_path / "sft" / "checkpoints"
     assert prepare_checkpoints(folder, {"rows": "a"}) is None
@@ -328,7 +327,7 @@ def test_checkpoints_of_other_inputs_are_not_used(tmp_path):
 
 
 def test_a_smoke_run_finds_the_smoke_harvest(run):
-    from helpers.checkpoints import find_harvest
+    from helpers.base import find_harvest
 
     trial = run.file("smoke", "distill", "sft.jsonl")
     with pytest.raises(LabError, match="mathslm distill"):
@@ -366,7 +365,7 @@ def test_trainer_accumulates_to_the_effective_batch(
 def test_too_few_steps_are_refused_before_a_model_is_loaded(
     tmp_path, recipe, run, rows, monkeypatch
 ):
-    monkeypatch.setattr("helpers.models.load_model", None)
+    monkeypatch.setattr("helpers.models.load.load_model", None)
     recipe = change(tmp_path, "sft.min_steps_per_epoch=30")
     with pytest.raises(LabError, match="packing trap"):
         sft.run_sft(recipe, run)

@@ -16,12 +16,15 @@ import sys
 
 import pytest
 
-from helpers import doctor, smol
-from helpers.errors import LabError
-from helpers.models import find_base, load_model, load_tokenizer
-from helpers.prompts import TEMPLATES, check_template
-from helpers.recipes import load_recipe
-from helpers.runs import REPO_ROOT
+from helpers import doctor
+from helpers.base import REPO_ROOT, TEMPLATES, LabError, load_recipe
+from helpers.models import (
+    check_template,
+    find_base,
+    load_model,
+    load_tokenizer,
+    smol,
+)
 
 HEADS = {"attn_q": 9, "attn_k": 3}
 CHAT = "What is the capital of France?"
@@ -43,7 +46,7 @@ needs_packages = pytest.mark.skipif(
 
 def start_ensure(folder):
     """``ensure_smol`` in a process of its own."""
-    code = "from helpers.smol import ensure_smol; print(ensure_smol())"
+    code = "from helpers.models.smol import ensure_smol; print(ensure_smol())"
     return subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=REPO_ROOT,
@@ -125,9 +128,9 @@ def test_the_refusal_comes_before_anything_heavy(tmp_path):
     code = (
         "import sys\n"
         "from helpers import smol\n"
-        "from helpers.errors import LabError\n"
-        "from helpers.models import model_path\n"
-        "from helpers.recipes import load_recipe\n"
+        "from helpers.base.errors import LabError\n"
+        "from helpers.models.load import model_path\n"
+        "from helpers.base.recipe import load_recipe\n"
         "smol.PACKAGE = 'no-such-package'\n"
         "try:\n"
         "    model_path(load_recipe('smol'), None, 'base')\n"

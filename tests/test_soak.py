@@ -26,12 +26,10 @@ pytest.importorskip("transformers")
 
 from soak_driver import NAME, REFUSED
 
-from helpers.locks import LOCK
+from helpers.base import REPO_ROOT, Completion, load_recipe, read_records
+from helpers.base.lock import LOCK
 from helpers.models import load_tokenizer
 from helpers.problems import load_problems
-from helpers.recipes import load_recipe
-from helpers.records import Completion, read_records
-from helpers.runs import REPO_ROOT
 from helpers.sampling import make_requests
 
 HERE = Path(__file__).parent

@@ -8,10 +8,21 @@ import pytest
 from problem_rows import write_rows
 from typer.testing import CliRunner
 
+from helpers.base import (
+    LabError,
+    Problem,
+    RunDir,
+    SftRow,
+    load_recipe,
+    read_json,
+    read_records,
+    write_records,
+)
+from helpers.base.run import fits, record_folder
 from helpers.cli import app
 from helpers.course import choose_quick
-from helpers.errors import LabError
 from helpers.grading import grade_response
+from helpers.models import render_prompt
 from helpers.problems import (
     BadSolution,
     hash_problems,
@@ -19,18 +30,7 @@ from helpers.problems import (
     write_worked,
 )
 from helpers.problems.worked import open_boxes
-from helpers.prompts import render_prompt
-from helpers.recipes import load_recipe
-from helpers.recording import fits, record_folder
-from helpers.records import (
-    Problem,
-    SftRow,
-    read_json,
-    read_records,
-    write_records,
-)
-from helpers.runs import RunDir
-from helpers.solutions import list_against, run_solutions
+from helpers.stages import list_against, run_solutions
 
 
 @pytest.fixture(autouse=True)
@@ -209,7 +209,9 @@ def test_rows_are_for_the_model_that_the_run_settled_on(
 
     from transformers import AutoTokenizer
 
-    from helpers import ladder, models, training
+    from helpers.models import ladder
+    from helpers.models import load as models
+    from helpers.stages import trainer as training
 
     small = tmp_path / "small"
     shutil.copytree(tiny_model_dir, small)
@@ -396,7 +398,7 @@ def test_sft_learns_the_solutions_and_is_sampled_then(tmp_path, pool, capsys):
     told = capsys.readouterr().out
     order = [told.index(f"{s}: not there yet") for s in ("sft", "merge/sft")]
     assert order[0] > 0 and "solutions: not there yet" in told
-    from helpers.distill import run_distill
+    from helpers.stages import run_distill
 
     run = found.run
     metrics = run_distill(found.recipe, run)
@@ -410,7 +412,7 @@ def test_sft_learns_the_solutions_and_is_sampled_then(tmp_path, pool, capsys):
 
 
 def test_distill_names_the_model_it_lacks(tmp_path, pool):
-    from helpers.distill import run_distill
+    from helpers.stages import run_distill
 
     recipe = adapt(tmp_path, mix={pool: 20})
     run = RunDir.open(tmp_path / "early", recipe)
@@ -419,7 +421,7 @@ def test_distill_names_the_model_it_lacks(tmp_path, pool):
 
 
 def test_sft_names_the_rows_it_lacks(tmp_path, pool):
-    from helpers.sft import run_sft
+    from helpers.stages import run_sft
 
     recipe = adapt(tmp_path, mix={pool: 20})
     run = RunDir.open(tmp_path / "early", recipe)

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-from helpers import stats
-from helpers.errors import LabError
-from helpers.stats import Proportion, compare, compare_counts
+from helpers.base import LabError
+from helpers.results import Proportion, compare, compare_counts, stats
 
 counts = st.integers(0, 30)
 # A busy machine must not fail a test: no deadline, no speed check.
@@ -231,7 +230,7 @@ def test_exchange_test_on_one_benchmark_is_mcnemars(lost, won):
 
 
 def test_exact_and_random_exchanges_agree(monkeypatch):
-    from helpers.stats import resampled
+    from helpers.results.stats import resampled
 
     made = [compare_counts(60, 6, 14, 20), compare_counts(30, 2, 5, 13)]
     exact = stats.macro_compare(made)
@@ -423,7 +422,7 @@ def test_formats():
 
 def test_import_needs_no_heavy_library():
     code = (
-        "import sys, helpers.stats, helpers.published, helpers.plots; "
+        "import sys, helpers.results.stats, helpers.results.published, helpers.results.plots; "
         "print([m for m in ('torch', 'statsmodels', 'scipy', 'matplotlib') "
         "if m in sys.modules])"
     )

@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from helpers.cli import app
-from helpers.errors import LabError
-from helpers.planner import find_card, plan, solve_batch
-from helpers.planner.ledger import recompute_math_slm, recompute_open_rs
-from helpers.published import load_published
-from helpers.recipes import (
-    RECIPE_DIR,
+from helpers.base import (
+    DATA_DIR,
+    LabError,
     Recipe,
     list_recipes,
     load_recipe,
+    read_json,
     recipe_hash,
 )
-from helpers.records import read_json
-from helpers.runs import DATA_DIR
+from helpers.base.recipe import RECIPE_DIR
+from helpers.cli import app
+from helpers.planner import find_card, plan, solve_batch
+from helpers.results import load_published, recompute_math_slm
+from helpers.results.ledger import recompute_open_rs
 
 NOT_RUN = "(planned, not run yet)"
 TIERS = [n for n in list_recipes() if load_recipe(n).hardware.card]
@@ -199,7 +199,7 @@ def test_benchmarks_and_training_problems_are_not_the_same_set():
 
 
 def test_problem_sets_are_known_by_their_names_and_roles():
-    from helpers.problems.registry import SOURCES
+    from helpers.problems import SOURCES
 
     for name in TIERS:
         recipe = load_recipe(name)
@@ -388,7 +388,7 @@ def test_the_trainer_gets_the_layers_of_the_recipe():
     from peft import get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from helpers.training import build_lora
+    from helpers.stages.trainer import build_lora
 
     config = LlamaConfig(
         hidden_size=32,

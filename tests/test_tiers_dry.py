@@ -18,24 +18,27 @@ pytest.importorskip("trl")
 from conftest import make_llama_tokenizer, make_tiny_model, make_tokenizer
 from tokenizers import models, pre_tokenizers
 
-from helpers.dpo import run_dpo
-from helpers.evaluate import run_evaluate
-from helpers.harvest import group_samples, harvest_pairs
-from helpers.merge import run_merge
-from helpers.models import save_tokenizer
-from helpers.prompts import check_template, render_prompt
-from helpers.recipes import load_recipe
-from helpers.records import (
+from helpers.base import (
     Completion,
     PairRow,
     Problem,
+    RunDir,
     SftRow,
+    group_samples,
+    load_recipe,
     read_records,
     write_records,
 )
-from helpers.runs import RunDir
-from helpers.sft import find_rows, run_sft
-from helpers.solutions import run_solutions
+from helpers.models import check_template, render_prompt, save_tokenizer
+from helpers.stages import (
+    find_rows,
+    harvest_pairs,
+    run_dpo,
+    run_evaluate,
+    run_merge,
+    run_sft,
+    run_solutions,
+)
 
 R1 = "deepseek_r1_distill", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 LLAMA = "llama3_2", "<|begin_of_text|>", "<|eot_id|>"

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from helpers import evaluate, grading, verdicts
-from helpers.errors import LabError
-from helpers.records import (
+from helpers import grading
+from helpers.base import (
     Completion,
+    LabError,
     choose_aside,
+    compare_inputs,
     read_records,
     write_json,
     write_records,
 )
-from helpers.runs import compare_inputs
-from helpers.sample_store import open_samples
+from helpers.cli import evaluate
+from helpers.results import verdicts
+from helpers.sampling import open_samples
 
 SAMPLES = "samples/distill.jsonl"
 ANSWERS = {"sum-0": "1", "sum-1": "4", "sum-2": "7", "sum-3": "10"}
@@ -224,7 +226,7 @@ def test_a_new_version_keeps_finished_stages(
     tiny_recipe, run, monkeypatch, capsys
 ):
     """Stages stay done and loaded; one line says what to do."""
-    from helpers import distill
+    from helpers.cli import distill
 
     distill.run_distill(tiny_recipe, run)
     evaluate.run_evaluate(tiny_recipe, run, ("base",))

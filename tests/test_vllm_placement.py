@@ -5,8 +5,9 @@ import os
 
 import pytest
 
-from helpers.engines.gpus import find_gpus, measure_gpu_memory
-from helpers.engines.placement import (
+from helpers.base import LabError, load_recipe
+from helpers.planner import find_gpus, measure_gpu_memory
+from helpers.sampling.placement import (
     Placement,
     bind_cores,
     build_arguments,
@@ -16,8 +17,6 @@ from helpers.engines.placement import (
     read_lora_rank,
     read_model_shape,
 )
-from helpers.errors import LabError
-from helpers.recipes import load_recipe
 
 QWEN_7B = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
 

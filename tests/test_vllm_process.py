@@ -21,17 +21,16 @@ from test_vllm_client import (
     with_engine,
 )
 
-from helpers.engines import open_engine, server_process
-from helpers.engines.dispatch import RESTARTS
-from helpers.engines.server_process import (
+from helpers.base import REPO_ROOT, LabError
+from helpers.sampling import open_engine, server_process
+from helpers.sampling.dispatch import RESTARTS
+from helpers.sampling.server_process import (
     PORT_TRIES,
     ServerProcess,
     find_free_port,
     find_hint,
     has_processes,
 )
-from helpers.errors import LabError
-from helpers.runs import REPO_ROOT
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from helpers.prompts import render_prompt
-from helpers.records import PairRow, SftRow, write_records
+from helpers.base import PairRow, SftRow, write_records
+from helpers.models import render_prompt
 
 
 def write_sft_rows(run, tokenizer, n=45, seed=0):

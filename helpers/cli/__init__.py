@@ -3,12 +3,11 @@
 Options, recipe and run folder are checked before torch is imported, so a
 wrong one fails in well under a second: one message, exit code 2. Each stage
 also runs as ``python -m helpers.<stage>`` (:func:`main_stage`), which is what
-``accelerate launch -m helpers.sft`` needs.
+``accelerate launch -m helpers sft`` needs.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from helpers.base import LabError, Recipe, RunDir, did_you_mean, load_recipe
 from helpers.cli.base import (
     Force,
     LabGroup,
@@ -39,9 +39,6 @@ from helpers.cli.problems import problems
 from helpers.cli.recording import dpo_sweep, record
 from helpers.cli.sampling import seeding
 from helpers.cli.solutions import ablate, solutions
-from helpers.errors import LabError, did_you_mean
-from helpers.recipes import Recipe, load_recipe
-from helpers.runs import RunDir
 
 app = typer.Typer(
     cls=LabGroup,
@@ -185,8 +182,7 @@ def check_words(kind: str, words: Iterable[str], known: list[str]) -> None:
 
 def show_scores(run: RunDir, tags: Iterable[str], recipe: Recipe) -> None:
     """Print ``k/n (p %, 95 % CI a–b)`` per model and benchmark."""
-    from helpers.results import stage_name
-    from helpers.stats import proportion
+    from helpers.results import proportion, stage_name
 
     asked = recipe.evaluate
     temperature = asked.temperature if asked.n > 1 else None
@@ -207,7 +203,7 @@ def show_sampled(
     table: Table, tag: str, name: str, row: dict[str, Any]
 ) -> None:
     """Rows of several samples: average, perfect choice, vote, best of n."""
-    from helpers.stats import Interval, proportion
+    from helpers.results import Interval, proportion
 
     n, problems = row["samples"], row["problems"]
     table.add_row(tag, name, f"avg@{n} {Interval(*row['avg'])}")
@@ -227,14 +223,6 @@ def report(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Write report.md as well.")
     ] = False,
-    lm_eval: Annotated[
-        bool,
-        typer.Option(
-            "--lm-eval",
-            help="Also write the results in the format of "
-            "lm-evaluation-harness, to lm_eval/<model>/.",
-        ),
-    ] = False,
 ) -> None:
     """Write report.html from what the run folder holds."""
     recipe, folder = load_setup(tier, run_dir, sets)
@@ -242,15 +230,12 @@ def report(
     if not tier and not sets:
         recipe = load_recipe(folder / "recipe.yaml")
     run = RunDir.open(folder, recipe)
-    from helpers.report import export_lm_eval, read_results, write_report
+    from helpers.results import write_report
 
     page = write_report(run, markdown=markdown)
     out.print(f"Report: {page}", soft_wrap=True)
     if markdown:
         out.print(f"Markdown: {page.with_suffix('.md')}", soft_wrap=True)
-    if lm_eval:
-        for path in export_lm_eval(read_results(run)):
-            out.print(f"lm-eval: {path}", soft_wrap=True)
 
 
 @app.command()
@@ -301,11 +286,6 @@ def course(
         overrides=tuple(sets or ()),
     )
     out.print(f"Report: {page}", soft_wrap=True)
-
-
-def main_stage(name: str) -> None:
-    """Entry of ``python -m helpers.<name>``: the command of that name."""
-    app([name, *sys.argv[1:]], prog_name="mathslm")
 
 
 if __name__ == "__main__":

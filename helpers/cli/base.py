@@ -12,10 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from helpers import ranks
-from helpers.errors import LabError
-from helpers.recipes import Recipe, load_recipe
-from helpers.runs import RunDir
+from helpers.base import LabError, Recipe, RunDir, load_recipe, ranks
 
 DEFAULT_TIER = "pocket"
 out = Console(highlight=False)
@@ -106,7 +103,7 @@ def open_run(
     tier: str | None, run_dir: Path | None, sets: list[str] | None
 ) -> tuple[Recipe, RunDir]:
     """Check recipe and run folder; the folder is created when new."""
-    from helpers.planner.rule import check_engine
+    from helpers.planner import check_engine
 
     recipe, folder = load_setup(tier, run_dir, sets)
     check_engine(recipe)

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from helpers.base import LabError, RunDir
 from helpers.cli.base import (
     DEFAULT_TIER,
     RunFolder,
@@ -16,14 +17,11 @@ from helpers.cli.base import (
     out,
     require_run,
 )
-from helpers.errors import LabError
-from helpers.runs import RunDir
 
 if TYPE_CHECKING:
-    from helpers.grade_file import Case, KindCount
-    from helpers.grading import Grade
+    from helpers.grading import Case, Grade, KindCount
     from helpers.regrade import Regraded
-    from helpers.verdicts import FileChange
+    from helpers.results import FileChange
 
 MAX_IDS = 20  # wrong verdicts listed a kind of error
 MAX_CHANGED = 5  # changed verdicts listed a file
@@ -56,7 +54,7 @@ def grade(
     ] = None,
 ) -> None:
     """Grade a file of responses; with labels, measure the grader."""
-    from helpers import grade_file
+    from helpers.grading import files as grade_file
 
     if target is not None:
         grade_file.check_target(target, file)
@@ -86,9 +84,8 @@ def show_steps(case: Case) -> None:
 
 def show_grades(cases: list[Case], grades: list[Grade]) -> None:
     """Print the score, how verdicts came about, and the confusion."""
-    from helpers.grade_file import count_kinds, count_reasons
-    from helpers.grading import GRADER_VERSION
-    from helpers.stats import proportion
+    from helpers.grading import GRADER_VERSION, count_kinds, count_reasons
+    from helpers.results import proportion
 
     table = Table("verdict", "reason")
     table.add_column("n", justify="right")
@@ -104,9 +101,8 @@ def show_grades(cases: list[Case], grades: list[Grade]) -> None:
 
 def show_confusion(kinds: dict[str, KindCount]) -> None:
     """Print verdicts against labels by kind, and the ids of wrong ones."""
-    from helpers.grade_file import KindCount
-    from helpers.grading.explain import escape_text
-    from helpers.stats import proportion
+    from helpers.grading import KindCount, escape_text
+    from helpers.results import proportion
 
     total = KindCount(
         sum(count.n for count in kinds.values()),
@@ -130,7 +126,7 @@ def show_confusion(kinds: dict[str, KindCount]) -> None:
 
 def show_ids(title: str, ids: list[str], most: int) -> None:
     """Print the first ids of a list, and how many more there are."""
-    from helpers.grading.explain import escape_text
+    from helpers.grading import escape_text
 
     if not ids:
         return
@@ -193,7 +189,7 @@ def show_regraded(run: RunDir, done: Regraded) -> None:
 
 def show_changed_scores(done: Regraded) -> None:
     """Print the scores of before and now, where they differ."""
-    from helpers.stats import proportion
+    from helpers.results import proportion
 
     for model, benchmark, before, now, n in done.scores:
         out.print(

@@ -22,7 +22,7 @@ def plan(
     ] = None,
 ) -> None:
     """Say whether a run fits, how long it takes and what it costs."""
-    from helpers.planner.show import show_plan_command
+    from helpers.planner import show_plan_command
 
     recipe, _ = load_setup(tier, run_dir, sets)
     show_plan_command(recipe, card=card, cards=cards, out=out)

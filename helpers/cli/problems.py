@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from helpers.base import LabError
 from helpers.cli.base import out
-from helpers.errors import LabError
 
 if TYPE_CHECKING:
     from helpers.problems import LoadReport, Source
@@ -79,8 +79,7 @@ def problems(
 
 def list_sources() -> Table:
     """One row a set: name, role, size, licence, where, note."""
-    from helpers.problems import SOURCES
-    from helpers.problems.revisions import find_kept
+    from helpers.problems import SOURCES, find_kept
 
     table = Table("name", "role", "rows", "licence", "where", "revision")
     for source in SOURCES.values():
@@ -125,7 +124,7 @@ def describe_source(source: Source) -> str:
 
 def describe_revision(source: Source) -> str:
     """The pinned commit, or the kept one and how to take a newer."""
-    from helpers.problems.revisions import find_kept, kept_file
+    from helpers.problems import find_kept, kept_file
 
     if source.revision:
         return source.revision

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from helpers.base import LabError
 from helpers.cli.base import (
     RunFolder,
     Sets,
@@ -17,7 +18,6 @@ from helpers.cli.base import (
     out,
     require_run,
 )
-from helpers.errors import LabError
 
 
 def record(
@@ -30,8 +30,8 @@ def record(
     """Pack a finished run, so that RUN_MODE=replay can show it."""
     require_run(run_dir)
     recipe, _ = load_setup(None, run_dir, None)
-    from helpers.recording import record_run
-    from helpers.runs import RunDir
+    from helpers.base import RunDir
+    from helpers.replay import record_run
     from helpers.session import list_stages
 
     run = RunDir.open(run_dir, recipe)
@@ -60,7 +60,7 @@ def dpo_sweep(
         _read_numbers("--steps", steps),
     ]
     recipe, run = open_run(tier, run_dir, sets)
-    from helpers.dpo_sweep import build_grid, run_sweep
+    from helpers.experiments.dpo_sweep import build_grid, run_sweep
 
     settings = build_grid(grid[0], grid[1], map(int, grid[2]))
     out.print(show_sweep(run_sweep(recipe, run, settings, n_dev=dev)))
@@ -82,7 +82,7 @@ def _read_numbers(option: str, text: str) -> list[float]:
 
 def show_sweep(rows: list[dict[str, Any]]) -> Table:
     """One row a setting: margin, KL, and what both models do on dev."""
-    from helpers.stats import format_p, proportion
+    from helpers.results import format_p, proportion
 
     table = Table(
         "learning rate", "β", "steps", "margin", "KL a token",

@@ -21,7 +21,7 @@ def seeding(
 ) -> None:
     """Sample with three seed schemes at two temperatures and compare."""
     recipe, run = open_run(tier, run_dir, sets)
-    from helpers.seeding import run_seeding
+    from helpers.experiments.seeding import run_seeding
 
     arms = run_seeding(recipe, run, problems=problems, force=force)
     out.print(show_arms(arms))
@@ -30,7 +30,7 @@ def seeding(
 
 def show_arms(arms: dict[str, dict[str, Any]]) -> Table:
     """One row an arm: distinct fraction, mixed, pairs, shared openings."""
-    from helpers.stats import Interval, proportion
+    from helpers.results import Interval, proportion
 
     table = Table("arm", "distinct", "mixed", "pairs", "alike", "unlike")
     for name, arm in arms.items():

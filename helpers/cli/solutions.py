@@ -27,7 +27,7 @@ def solutions(
 ) -> None:
     """Write worked solutions of the recipe's mix as rows for SFT."""
     recipe, run = open_run(tier, run_dir, sets)
-    from helpers.solutions import run_solutions
+    from helpers.stages import run_solutions
 
     done = run_solutions(recipe, run, force=force)
     show_metrics("solutions", done, run)
@@ -49,11 +49,11 @@ def ablate(
     ] = None,
 ) -> None:
     """Train on worked solutions with one thing changed at a time."""
-    from helpers.recipes import load_recipe
+    from helpers.base import load_recipe
 
     load_recipe(tier, sets or ())
     folder = run_dir or Path("runs") / "ablation"
-    from helpers.ablation import run_ablation
+    from helpers.experiments.ablation import run_ablation
 
     done = run_ablation(
         tier, folder, tuple(seed or (42,)), tuple(sets or ()), arm or ()

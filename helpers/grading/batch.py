@@ -120,6 +120,6 @@ def _unpack(row: list[Any]) -> Draft:
 
 def main() -> None:
     """Draft the chunks that the parent sends, until it ends."""
-    from helpers.grading import draft
+    from helpers.grading.grade import draft
 
     serve(lambda chunk: [draft(response, gold) for response, gold in chunk])

@@ -317,3 +317,16 @@ def find_answer(response: object) -> Extraction:
     if not note("prose", is_prose(text)):
         return Extraction(text.strip(), "whole response")
     return last_resort(_drop_supposed(text))
+
+
+THINK = "<think>"
+
+
+def read_answer(prompt: str, response: str) -> str:
+    """The response as it is graded: with the mark that opens its reasoning.
+
+    Chat formats of reasoning models write ``<think>`` into the prompt. A
+    response that was cut before ``</think>`` looks like an answer without it.
+    """
+    opened = prompt.rstrip().endswith(THINK)
+    return f"{THINK}\n{response}" if opened else response

@@ -12,12 +12,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from helpers.grading.evaluate import (
-    Evaluator,
-    OutOfDomain,
-    Settings,
-    TooLarge,
-)
+from helpers.grading.evaluate import Evaluator, OutOfDomain, Settings, TooLarge
 from helpers.grading.tree import Node, contains, symbols
 
 DIGITS = 50

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from helpers.errors import LabError, did_you_mean
+from helpers.base import LabError, did_you_mean
 
 GIB = 2**30
 

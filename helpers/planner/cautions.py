@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-from helpers.guards import check_card_memory, check_travel
 from helpers.planner.cards import GIB
+from helpers.planner.guards import check_card_memory, check_travel
 from helpers.planner.memory import MemoryEstimate, full_logits_bytes
 from helpers.planner.parallelism import ReplicaPlan
+from helpers.planner.schedule import learning_rate_travel, sum_learning_rates
 from helpers.planner.speed import Efficiency, dpo_over_sft, sharding_overhead
 from helpers.planner.steps import JobSteps, find_cards
 from helpers.planner.workload import Benchmark, SampleJob, TrainJob, Workload
-from helpers.schedule import learning_rate_travel, sum_learning_rates
 
 # Below this many steps a preference run has little chance to move: the
 # published 60 moved nothing, its authors' next try was to be 200.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from helpers.errors import LabError
+from helpers.base import LabError, Recipe
 from helpers.planner.cards import Card, find_card
 from helpers.planner.measured import Measured
 from helpers.planner.shapes import ModelShape, find_shape
@@ -16,7 +16,6 @@ from helpers.planner.workload import (
     TrainJob,
     Workload,
 )
-from helpers.recipes import Recipe
 
 # The card of a tier, where the recipe does not name one.
 TIER_CARDS = {

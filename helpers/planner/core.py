@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from helpers.errors import LabError
+from helpers.base import LabError, Recipe
 from helpers.planner import cautions
 from helpers.planner.cards import CARDS, Card
 from helpers.planner.convert import Assumptions, make_workload
@@ -14,12 +14,9 @@ from helpers.planner.memory import (
     estimate_sampling,
     estimate_training,
 )
-from helpers.planner.parallelism import (
-    ReplicaPlan,
-    choose_replicas,
-    require_tensor_parallel,
-)
+from helpers.planner.parallelism import ReplicaPlan, choose_replicas
 from helpers.planner.phases import Phase, plan_phases, sum_phases
+from helpers.planner.rule import require_tensor_parallel
 from helpers.planner.serving import count_kv_tokens
 from helpers.planner.shapes import count_parameters
 from helpers.planner.speed import Efficiency
@@ -31,7 +28,6 @@ from helpers.planner.workload import (
     count_trainable,
     mean_weight_bytes,
 )
-from helpers.recipes import Recipe
 
 # The published SFT gain, 6.3 points of the macro average.
 CLAIMED_GAIN = 0.063

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
-from helpers.errors import LabError
+from helpers.base import LabError, Recipe
 from helpers.planner.shapes import count_parameters, find_shape
 from helpers.planner.workload import DTYPE_BYTES, Lora, count_lora
-from helpers.recipes import Recipe
 
 MB = 2**20
 # An adapter is saved in fp32; a checkpoint holds it with two moments of

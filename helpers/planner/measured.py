@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers.base import DATA_DIR, read_json
 from helpers.planner.shapes import count_active_parameters, find_shape
 from helpers.planner.speed import Rate, train_flops_per_token
 from helpers.planner.workload import SampleJob, TrainJob, Workload
-from helpers.records import read_json
-from helpers.runs import DATA_DIR
 
 MEASURED_DIR = DATA_DIR / "measured"
 # The tier whose run on a CPU is always at hand, and its model.

@@ -11,12 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from helpers.guards.machine import USABLE
 from helpers.planner.cards import GIB
-from helpers.planner.serving import (
-    kv_bytes_per_card,
-    serving_overhead_bytes,
-)
+from helpers.planner.guards import USABLE
+from helpers.planner.serving import kv_bytes_per_card, serving_overhead_bytes
 from helpers.planner.shapes import ModelShape, count_parameters
 from helpers.planner.workload import (
     SampleJob,

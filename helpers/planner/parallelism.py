@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from helpers.errors import LabError
+from helpers.base import LabError
 from helpers.planner.cards import CARDS, GIB, Card
 from helpers.planner.rule import (
     require_tensor_parallel,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from helpers import guards
-from helpers.errors import LabError
+from helpers.base import LabError, Recipe
+from helpers.planner.guards import check_tensor_parallel, find_split_faults
 from helpers.planner.shapes import ModelShape, find_shape
-from helpers.recipes import Recipe
 
 
 def _read_sizes(shape: ModelShape) -> dict[str, int]:
@@ -26,17 +25,17 @@ def valid_tensor_parallel_sizes(
     return tuple(
         tp
         for tp in range(1, limit + 1)
-        if not guards.find_split_faults(tp, **_read_sizes(shape))
+        if not find_split_faults(tp, **_read_sizes(shape))
     )
 
 
 def require_tensor_parallel(shape: ModelShape, tp: int) -> None:
-    """:func:`helpers.guards.check_tensor_parallel` for this model.
+    """:func:`helpers.planner.guards.check_tensor_parallel` for this model.
 
     Raises:
         LabError: names the number that does not divide, and the valid sizes.
     """
-    guards.check_tensor_parallel(shape.name, tp, **_read_sizes(shape))
+    check_tensor_parallel(shape.name, tp, **_read_sizes(shape))
 
 
 def check_engine(recipe: Recipe) -> None:

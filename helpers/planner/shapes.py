@@ -14,10 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import LabError, did_you_mean
-from helpers.runs import REPO_ROOT
+from helpers.base import REPO_ROOT, LabError, did_you_mean
 
-SHAPE_DIR = Path(__file__).resolve().parent.parent / "recipes" / "shapes"
+SHAPE_DIR = Path(__file__).resolve().parents[1] / "recipes" / "shapes"
 # (bias on q, k, v; bias on o; norms on queries and keys), as transformers
 # 5.23 builds them; None: the config's ``attention_bias`` decides.
 FAMILIES: dict[str, tuple[bool | None, bool | None, bool]] = {

@@ -8,10 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from helpers.base import Recipe
 from helpers.planner.cards import GIB
 from helpers.planner.core import Plan, plan
 from helpers.planner.memory import PARTS
-from helpers.recipes import Recipe
 
 
 def show_plan_command(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from helpers.errors import LabError
+from helpers.base import LabError
+from helpers.planner.schedule import StepCount, count_steps
 from helpers.planner.workload import TrainJob, Workload
-from helpers.schedule import StepCount, count_steps
 
 
 @dataclass(frozen=True)

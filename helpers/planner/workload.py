@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from helpers.errors import LabError
+from helpers.base import LORA_MODULES, LabError
 from helpers.planner.cards import Card
 from helpers.planner.shapes import ModelShape, count_parameters
-from helpers.recipes.schema import LORA_MODULES
 
 Strategy = Literal["ddp", "zero2", "zero3"]
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -1,6 +1,6 @@
 """Everything about one tier that can be known before it costs anything.
 
-``mathslm doctor --tier X``: the guards of :mod:`helpers.guards` that need no
+``mathslm doctor --tier X``: the guards of :mod:`helpers.stages.guards` that need no
 model in memory, on this machine, for this recipe and this run folder.
 Nothing is downloaded, no network is touched, no run folder is made. Lines
 start with [OK], [WARN] or [FAIL]; a line that is not OK ends on its remedy.
@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from helpers.base import GUARDS, LabError, Recipe
 from helpers.doctor import Report, judge_basics, judge_gpus
-from helpers.errors import LabError
-from helpers.guards import GUARDS
 from helpers.machine import Machine, inspect_machine
 from helpers.preflight.inputs import judge_inputs
 from helpers.preflight.lines import blame
@@ -20,7 +19,6 @@ from helpers.preflight.machine import judge_hardware
 from helpers.preflight.model import judge_model
 from helpers.preflight.plan import judge_plan
 from helpers.preflight.results import judge_results
-from helpers.recipes import Recipe
 
 __all__ = ["list_later", "run_preflight"]
 

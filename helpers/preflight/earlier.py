@@ -11,12 +11,10 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from helpers.evaluate import TOP_P
-from helpers.recipes import Recipe, recipe_hash
-from helpers.records import read_json
+from helpers.base import Recipe, RunDir, read_json, recipe_hash
 from helpers.results import stage_name
-from helpers.runs import RunDir
-from helpers.sample_store import describe_sampling
+from helpers.sampling import describe_sampling
+from helpers.stages import TOP_P
 
 Inputs = dict[str, str]
 BENCHMARK = "benchmark "
@@ -76,7 +74,7 @@ def describe_recipe(recipe: Recipe, *sections: str) -> Inputs:
 
 
 def describe_dpo(recipe: Recipe, variant: str | None) -> Inputs:
-    """As :func:`helpers.dpo.describe_inputs`, of settings alone."""
+    """As :func:`helpers.stages.dpo.describe_inputs`, of settings alone."""
     config = recipe.dpo_variant(variant).model_dump(mode="json")
     settings = json.dumps(config, sort_keys=True)
     return {
@@ -86,7 +84,7 @@ def describe_dpo(recipe: Recipe, variant: str | None) -> Inputs:
 
 
 def describe_solutions(recipe: Recipe) -> Inputs:
-    """As :func:`helpers.solutions.describe_inputs`, without the sets."""
+    """As :func:`helpers.stages.solutions.describe_inputs`, without the sets."""
     asked = describe_asking(recipe, "base", temperature=0)
     return {
         "recipe": recipe_hash(recipe, "seed", "solutions"),
@@ -97,7 +95,7 @@ def describe_solutions(recipe: Recipe) -> Inputs:
 
 
 def describe_distill(recipe: Recipe) -> Inputs:
-    """As :func:`helpers.distill.describe_inputs`, of settings alone."""
+    """As :func:`helpers.stages.distill.describe_inputs`, of settings alone."""
     settings = recipe.sampling
     asked = describe_asking(
         recipe,

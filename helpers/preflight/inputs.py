@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from helpers.base import LabError, Recipe, resolve_data
 from helpers.doctor import Line
-from helpers.errors import LabError
 from helpers.machine import Machine
 from helpers.preflight.lines import blame
 from helpers.preflight.model import is_offline
-from helpers.problems.reading import find_copy
-from helpers.problems.registry import GYM_PREFIX, SOURCES, find_source
-from helpers.recipes import Recipe
-from helpers.runs import resolve_data
-from helpers.solutions import list_against
+from helpers.problems import GYM_PREFIX, SOURCES, find_copy, find_source
+from helpers.stages import list_against
 
 
 def judge_inputs(recipe: Recipe, machine: Machine) -> list[Line]:

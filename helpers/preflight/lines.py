@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from helpers.base import LabError
 from helpers.doctor import Line
-from helpers.errors import LabError
 
 
 def blame(name: str, error: LabError, status: Any = "FAIL") -> Line:

@@ -7,20 +7,26 @@ import importlib.metadata
 import re
 from collections.abc import Sequence
 
-from helpers import smol
+from helpers.base import Recipe
 from helpers.doctor import Line, choose_device
-from helpers.engines.placement import find_command
-from helpers.guards import check_card_count, check_precision
-from helpers.guards.machine import USABLE
 from helpers.machine import Gpu, Machine, find_version
-from helpers.planner import MemoryEstimate, plan
-from helpers.planner.cards import GIB, Card
-from helpers.planner.cautions import judge_memory
-from helpers.planner.convert import choose_format
-from helpers.planner.core import Plan, estimate_memory
+from helpers.models import smol
+from helpers.planner import (
+    GIB,
+    USABLE,
+    Card,
+    MemoryEstimate,
+    Plan,
+    check_card_count,
+    check_precision,
+    choose_format,
+    estimate_memory,
+    judge_memory,
+    plan,
+)
 from helpers.preflight.lines import try_guard
-from helpers.problems.registry import GYM_PREFIX
-from helpers.recipes import Recipe
+from helpers.problems import GYM_PREFIX
+from helpers.sampling import find_command
 
 PROCESS_GIB = 0.6  # Python, torch and the rest, beside the estimate
 

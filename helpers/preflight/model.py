@@ -7,16 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from helpers import smol
+from helpers.base import LabError, Recipe
 from helpers.doctor import Line
-from helpers.errors import LabError
 from helpers.machine import Machine
-from helpers.models import find_base, load_tokenizer
-from helpers.planner import estimate_space, find_shape
-from helpers.planner.core import find_token
+from helpers.models import check_template, find_base, load_tokenizer, smol
+from helpers.planner import estimate_space, find_shape, find_token
 from helpers.preflight.lines import blame, try_guard
-from helpers.prompts import check_template
-from helpers.recipes import Recipe
 
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+from helpers.base import LabError, Recipe
 from helpers.doctor import Line
-from helpers.errors import LabError
-from helpers.guards import check_steps_per_epoch
 from helpers.machine import Machine
-from helpers.planner import plan
-from helpers.planner.core import Plan
-from helpers.planner.steps import JobSteps
+from helpers.planner import JobSteps, Plan, check_steps_per_epoch, plan
 from helpers.preflight.lines import blame, try_guard
-from helpers.recipes import Recipe
 
 # Said by other lines, for the machine that is really there.
 ELSEWHERE = ("is gated", "GiB a card and", "has no bf16")

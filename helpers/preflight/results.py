@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from helpers.base import (
+    LabError,
+    Recipe,
+    RunDir,
+    check_same_inputs,
+    check_space,
+    require_writable,
+)
 from helpers.doctor import Line
-from helpers.errors import LabError
-from helpers.guards import check_same_inputs, check_space
 from helpers.machine import Machine
+from helpers.models import SETTLED, settle_model
 from helpers.planner import estimate_run_space, estimate_space
 from helpers.preflight.earlier import list_changed
 from helpers.preflight.lines import blame, try_guard
 from helpers.preflight.model import find_cached
-from helpers.recipes import Recipe
-from helpers.records import require_writable
-from helpers.runs import RunDir
-from helpers.settle import SETTLED, settle_model
 
 
 def judge_results(

@@ -12,25 +12,24 @@ from helpers.problems.contamination import (
     Hit,
     decontaminate,
 )
-from helpers.problems.loading import (
-    load_problems,
-    load_source,
-    load_up_to,
-)
+from helpers.problems.loading import load_problems, load_source, load_up_to
 from helpers.problems.mix import Mix, build_index, load_mix
 from helpers.problems.overlap import Overlap, ngram_overlap
-from helpers.problems.reading import hash_problems
+from helpers.problems.reading import find_copy, hash_problems
 from helpers.problems.registry import (
     GYM_FAMILIES,
+    GYM_PREFIX,
     SOURCES,
     Source,
     find_source,
 )
 from helpers.problems.report import STEPS, LoadReport
+from helpers.problems.revisions import find_kept, kept_file
 from helpers.problems.worked import BadSolution, write_worked
 
 __all__ = [
     "GYM_FAMILIES",
+    "GYM_PREFIX",
     "SOURCES",
     "STEPS",
     "BadSolution",
@@ -43,8 +42,11 @@ __all__ = [
     "Source",
     "build_index",
     "decontaminate",
+    "find_copy",
+    "find_kept",
     "find_source",
     "hash_problems",
+    "kept_file",
     "load_mix",
     "load_problems",
     "load_source",

@@ -21,14 +21,8 @@ from dataclasses import dataclass, field
 
 from tqdm.auto import tqdm
 
-from helpers.errors import LabError
-from helpers.problems.texts import (
-    MASK,
-    mask_numbers,
-    split_words,
-    text_key,
-)
-from helpers.records import Problem
+from helpers.base import LabError, Problem
+from helpers.problems.texts import MASK, mask_numbers, split_words, text_key
 
 SHORT_RUN = 8
 LONG_RUN = 13

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from helpers.errors import LabError
-from helpers.records import Problem, read_records
-from helpers.runs import resolve_data
+from helpers.base import LabError, Problem, read_records, resolve_data
 
 
 def load_file(path: str | Path, n: int | None = None) -> list[Problem]:

@@ -13,9 +13,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-from helpers.grading import extract_answer
-from helpers.grading.exact import parse_number
-from helpers.grading.extract import last_box
+from helpers.grading import extract_answer, last_box, parse_number
 from helpers.problems.registry import Source
 
 MAX_CHARACTERS = 400  # longer than any answer of the sets here

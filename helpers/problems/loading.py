@@ -11,21 +11,15 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from helpers.errors import LabError, did_you_mean
+from helpers.base import LabError, Problem, did_you_mean
 from helpers.problems.contamination import ContaminationIndex
 from helpers.problems.files import load_file
 from helpers.problems.filters import FILTERS
 from helpers.problems.golds import BadGold, read_gold
 from helpers.problems.reading import GYM_ROWS, ROW, Row, open_source
-from helpers.problems.registry import (
-    GYM_PREFIX,
-    SOURCES,
-    Source,
-    find_source,
-)
+from helpers.problems.registry import GYM_PREFIX, SOURCES, Source, find_source
 from helpers.problems.report import LoadReport
 from helpers.problems.texts import text_digest
-from helpers.records import Problem
 
 
 @dataclass

@@ -6,17 +6,11 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from helpers.errors import LabError
+from helpers.base import LabError, Problem
 from helpers.problems.contamination import ContaminationIndex
-from helpers.problems.loading import (
-    Seen,
-    collect,
-    load_problems,
-    require_rows,
-)
+from helpers.problems.loading import Seen, collect, load_problems, require_rows
 from helpers.problems.registry import SOURCES, Source, find_source
 from helpers.problems.report import STEPS, LoadReport
-from helpers.records import Problem
 
 
 @dataclass

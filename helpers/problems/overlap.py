@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from helpers.records import Problem
+from helpers.base import Problem
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import LabError
-from helpers.hub import use_cache_when_unreachable
-from helpers.problems.registry import (
-    GYM_PREFIX,
-    SOURCES,
-    Source,
-    find_source,
+from helpers.base import (
+    LabError,
+    hash_file,
+    name_folder,
+    resolve_data,
+    use_cache_when_unreachable,
 )
+from helpers.problems.registry import GYM_PREFIX, SOURCES, Source, find_source
 from helpers.problems.revisions import find_revision
-from helpers.runs import hash_file, name_folder, resolve_data
 
 KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 BUFFER = 10_000  # rows that a stream is shuffled in

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from helpers.errors import LabError, did_you_mean
+from helpers.base import LabError, did_you_mean
 
 GYM_PREFIX = "reasoning-gym:"
 GYM_FAMILIES = (

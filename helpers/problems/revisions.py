@@ -11,10 +11,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import LabError
-from helpers.hub import use_cache_when_unreachable
+from helpers.base import (
+    LabError,
+    read_json,
+    use_cache_when_unreachable,
+    write_json,
+)
 from helpers.problems.registry import Source
-from helpers.records import read_json, write_json
 
 PATIENCE_S = 10.0
 

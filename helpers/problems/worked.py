@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-from helpers.grading.normalize import match_brace
-from helpers.records import Problem
+from helpers.base import Problem
+from helpers.grading import match_brace
 
 Mark = Literal["boxed", "hash"]
 _CALCULATOR = re.compile(r"<<[^<>]*>>")

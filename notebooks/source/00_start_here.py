@@ -66,7 +66,7 @@ recipe, run = session.recipe, session.run
 import time
 import pandas as pd
 from IPython.display import Markdown, display
-from helpers.records import read_json
+from helpers.base import read_json
 
 started = time.perf_counter()
 pd.set_option("display.max_colwidth", None)
@@ -97,7 +97,7 @@ print("seconds of the last run:", last)
 # - 06 is **not in this version**; the map shows where it will go
 
 # %%
-from helpers import plots
+from helpers.results import plots
 
 alt = (
     "Map of the course: boxes for the notebooks 00 to 07 in two rows, "
@@ -161,7 +161,7 @@ print("the default course runs here:", report.ok)
 # - The table is read from the recipes
 
 # %%
-from helpers.recipes import list_recipes, load_recipe
+from helpers.base import list_recipes, load_recipe
 
 rows = []
 for name in list_recipes():
@@ -195,7 +195,7 @@ pd.DataFrame(rows).set_index("tier")
 
 # %%
 from helpers.planner import plan
-from helpers.planner.show import describe_machine, memory_rows
+from helpers.planner import describe_machine, memory_rows
 
 planned = plan(recipe, has_token=True)
 print(describe_machine(planned))
@@ -269,7 +269,7 @@ print(load_recipe(TIER).sampling.temperature, "→",
 # - A temperature changes the hash of `sampling`, not that of `sft`
 
 # %%
-from helpers.recipes import recipe_hash
+from helpers.base import recipe_hash
 
 for section in ("sampling", "sft"):
     print(section, recipe_hash(load_recipe(TIER), section),
@@ -286,7 +286,7 @@ for section in ("sampling", "sft"):
 # - A refusal here says *what*, *why* and *what to do*
 
 # %%
-from helpers.errors import LabError
+from helpers.base import LabError
 
 for text in ("sampling.temprature=0.7", "sft.epochs=many"):
     try:
@@ -317,7 +317,7 @@ print("gold:", problem.answer)
 # - It is loaded once and used for the rest of this notebook
 
 # %%
-from helpers.engines import make_engine
+from helpers.sampling import make_engine
 
 model, tokenizer = session.load("base")  # a replay has no model
 engine = model and make_engine(recipe, model, tokenizer)
@@ -333,7 +333,7 @@ print(f"{count:,} parameters on {device}, "
 #   would sooner or later differ
 
 # %%
-from helpers.prompts import render_prompt
+from helpers.models import render_prompt
 
 prompt = render_prompt(
     tokenizer, problem.problem, recipe.data.prompt_template
@@ -351,7 +351,7 @@ print(repr(prompt))
 #   cut at the cap
 
 # %%
-from helpers.records import Completion
+from helpers.base import Completion
 from helpers.sampling import grade_texts, make_requests
 
 
@@ -439,7 +439,7 @@ table
 # - Three shares of the same problems, each with its interval
 
 # %%
-from helpers.stats import proportion
+from helpers.results import proportion
 
 shares = {
     "greedy is right": [greedy_right[p.id] for p in asked],
@@ -542,7 +542,7 @@ print("versions  ", manifest["versions"])
 # %%
 import tempfile
 
-from helpers.runs import RunDir
+from helpers.base import RunDir
 
 folder = Path(tempfile.mkdtemp())
 demo = RunDir.open(folder / "run", recipe)
@@ -570,7 +570,7 @@ except LabError as error:
 # %%
 import warnings
 
-from helpers.records import Problem, read_records, write_records
+from helpers.base import Problem, read_records, write_records
 
 path = folder / "problems.jsonl"
 write_records(path, asked[:3])

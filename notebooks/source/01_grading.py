@@ -63,7 +63,7 @@ recipe, run = session.recipe, session.run
 import time
 import pandas as pd
 from IPython.display import Markdown, display
-from helpers.records import read_json
+from helpers.base import read_json
 
 started = time.perf_counter()
 pd.set_option("display.max_colwidth", None)
@@ -195,7 +195,7 @@ print(find_box(r"\boxed{\frac{1}{2}}"))
 # - The usual recipe: count braces, then delete what looks like decoration
 
 # %%
-from helpers.grading.normalize import match_brace
+from helpers.grading import match_brace
 
 
 def find_nested_box(response):
@@ -309,7 +309,7 @@ print(inspect.getsource(core.judge))
 # - Green: as it should; the other two are different kinds of wrong
 
 # %%
-from helpers import plots
+from helpers.results import plots
 
 graders = {
     "1 strings": grade_string, "2 box": grade_box,
@@ -375,7 +375,7 @@ TEXTS = [
 # - `find_answer` gives the answer and how it was found
 
 # %%
-from helpers.grading.extract import find_answer
+from helpers.grading import find_answer
 
 rows = [(text, *find_answer(text)) for text in TEXTS]
 table = pd.DataFrame(rows, columns=["response", "answer", "how"])
@@ -447,7 +447,7 @@ for name in ("tolerance", "percent", "units", "order", "last resort"):
 # %%
 from helpers.grading import grade_many
 from helpers.problems import load_problems
-from helpers.stats import proportion
+from helpers.results import proportion
 
 CONSTANT = r"The answer is \boxed{-123.456}."
 rows = []
@@ -530,7 +530,7 @@ print(inspect.getsource(symbolic.parse_boxed))
 # - First a harmless question, to see that the process works
 
 # %%
-from helpers.grading.pool import get_pool
+from helpers.grading import get_pool
 
 pool = get_pool()
 print("verdict:", pool.ask("x+1", "1+x", deadline_s=30.0))
@@ -631,8 +631,8 @@ print("file made:", Path("hacked").exists())
 #   rule of ours each
 
 # %%
-from helpers import peer_record, peers
-from helpers.grade_file import read_cases
+from tools import peer_record, peers
+from helpers.grading import read_cases
 
 suite = read_cases(peer_record.SUITE)
 kinds = pd.Series([case.kind for case in suite], name="cases")
@@ -714,7 +714,7 @@ tabulate_scores(live)
 # ### The whole suite, recorded
 #
 # - All cases take a long time, since several graders wait for each bomb
-# - So this was run once and kept: `python -m helpers.peer_record` makes it
+# - So this was run once and kept: `python -m tools.peer_record` makes it
 #   again
 # - A test fails when the record is not of this suite and this grader
 
@@ -788,7 +788,7 @@ print("the best of the others:", best)
 # - The four counts as tiles
 
 # %%
-from helpers.stats import compare, format_p
+from helpers.results import compare, format_p
 
 paired = compare(right[best], right[peers.OURS])
 figure = plots.plot_paired(
@@ -867,8 +867,8 @@ pd.DataFrame(rows, columns=columns).set_index("the peer's error")
 # %%
 import json
 
-from helpers.records import write_text
-from helpers.runs import REPO_ROOT
+from helpers.base import write_text
+from helpers.base import REPO_ROOT
 
 path = run.file("notebooks", "grading_sample.jsonl").resolve()
 write_text(path, "".join(json.dumps(c.data) + "\n" for c in sample))
@@ -891,7 +891,7 @@ print(done.stdout or done.stderr)
 # - First look at the number, then at what the failures are
 
 # %%
-from helpers.engines import make_engine
+from helpers.sampling import make_engine
 
 model, tokenizer = session.load("base")  # a replay has no model
 engine = model and make_engine(recipe, model, tokenizer)
@@ -905,7 +905,7 @@ print(len(asked), "dev problems")
 # %%
 from tqdm.auto import tqdm
 
-from helpers.records import Completion
+from helpers.base import Completion
 from helpers.sampling import grade_texts, make_requests
 
 

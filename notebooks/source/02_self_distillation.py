@@ -68,7 +68,7 @@ import time
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
-from helpers.records import read_json
+from helpers.base import read_json
 
 started = time.perf_counter()
 pd.set_option("display.max_colwidth", None)
@@ -115,8 +115,8 @@ print(f"tier {recipe.name} samples:", {
 # %%
 from random import Random
 
-from helpers.pocket.stories import TRAINED
-from helpers.pocket.styles import RENDERERS
+from tools.pocket.stories import TRAINED
+from tools.pocket.styles import RENDERERS
 
 story = TRAINED["compare"](Random(SEED), 2)
 print(story.text)
@@ -134,7 +134,7 @@ for style, write in RENDERERS.items():
 # - The next table is read from the generator of the corpus
 
 # %%
-from helpers.pocket.styles import DEFAULT_SITES, SLIP_RATE, STYLES
+from tools.pocket.styles import DEFAULT_SITES, SLIP_RATE, STYLES
 
 rows = [
     (author, style, f"{DEFAULT_SITES[author] * share:.0%}",
@@ -163,9 +163,9 @@ pd.DataFrame(rows, columns=columns).set_index(["author", "style"])
 # - We look at one dev problem
 
 # %%
-from helpers.engines import make_engine
+from helpers.sampling import make_engine
 from helpers.problems import load_problems
-from helpers.prompts import render_prompt
+from helpers.models import render_prompt
 
 SAMPLED = recipe.sampled_model
 model, tokenizer = session.load(SAMPLED)  # a replay has no model
@@ -248,7 +248,7 @@ for c in (0, 1, 2, 4):
 # %%
 from tqdm.auto import tqdm
 
-from helpers.records import Completion
+from helpers.base import Completion
 from helpers.sampling import grade_texts, make_requests
 
 FEW, N = recipe.course.sweep, 4
@@ -290,7 +290,7 @@ sweep = {t: sample_and_grade(request(t), f"T = {t}") for t in TEMPERATURES}
 #   four samples of one problem are not independent
 
 # %%
-from helpers.stats import bootstrap_mean
+from helpers.results import bootstrap_mean
 
 
 def summarise(samples, k):
@@ -311,7 +311,7 @@ points = {
 # - Two lines: what one sample shows, and what four could show
 
 # %%
-from helpers import plots
+from helpers.results import plots
 
 figure = plots.plot_curves(
     {name: (TEMPERATURES, [p[0] for p in row])
@@ -398,7 +398,7 @@ display(Markdown(
 # - This is the long cell; it shows a bar with the time left
 
 # %%
-from helpers.distill import load_training, run_distill
+from helpers.stages import load_training, run_distill
 
 del model, engine
 session.release()
@@ -443,7 +443,7 @@ display(Markdown("\n".join(lines)))
 #   gives nothing
 
 # %%
-from helpers.records import Completion, read_records
+from helpers.base import Completion, read_records
 
 samples = read_records(run.file("samples", "distill.jsonl"), Completion)
 by_problem = {}
@@ -593,7 +593,7 @@ plots.show(figure, (
 # The numbers of the figure, as shares:
 
 # %%
-from helpers.stats import proportion
+from helpers.results import proportion
 
 rows = [(style, str(proportion(t["right"], t["right"] + t["wrong"])))
         for style, t in styles.items()]
@@ -622,7 +622,7 @@ pd.DataFrame(rows, columns=columns).set_index("style")
 #   pairs to the mixed ones, unless a prompt came twice
 
 # %%
-from helpers.records import PairRow, SftRow
+from helpers.base import PairRow, SftRow
 
 sft_rows = read_records(run.file("sft.jsonl"), SftRow)
 pairs = read_records(run.file("pairs.jsonl"), PairRow)
@@ -644,7 +644,7 @@ print("lost to the cap:", metrics["sft_rows_cut"], "rows and",
 #   says what to try
 
 # %%
-from helpers.harvest import require_kept
+from helpers.stages import require_kept
 
 require_kept(metrics)
 row = sft_rows[0]
@@ -704,7 +704,7 @@ print("one pair a prompt:           ", len(set(prompts)) == len(prompts))
 # %%
 from dataclasses import replace
 
-from helpers.harvest import distinct_fraction
+from helpers.stages import distinct_fraction
 
 model, tokenizer = session.load(SAMPLED)  # once more
 engine = model and make_engine(recipe, model, tokenizer)
@@ -721,8 +721,8 @@ print(f"one seed:  {distinct_fraction(copies):.2f}")
 # - The guard is called with what was measured, and refuses
 
 # %%
-from helpers.errors import LabError
-from helpers.guards import check_distinct_fraction
+from helpers.base import LabError
+from helpers.stages import check_distinct_fraction
 
 floor = recipe.harvest.min_distinct_fraction
 try:
@@ -766,7 +766,7 @@ for name, rows in arms.items():
 #   published
 
 # %%
-from helpers.published import load_published
+from helpers.results import load_published
 
 theirs = load_published("math-slm")
 harvest = theirs.table("harvest").rows
@@ -786,7 +786,7 @@ display(Markdown(f"*{theirs.credit}*"))
 # - So the table alone cannot say which one did it
 
 # %%
-from helpers.stats import newcombe_difference
+from helpers.results import newcombe_difference
 
 gain = newcombe_difference(shares[0], shares[1])
 display(Markdown(f"Run 2 against run 1, mixed share: {gain} "
@@ -814,7 +814,7 @@ display(Markdown(f"Run 2 against run 1, mixed share: {gain} "
 #   (`mathslm seeding --tier ...`)
 
 # %%
-from helpers.seeding import list_arms, load_arms, run_seeding
+from helpers.experiments.seeding import list_arms, load_arms, run_seeding
 
 del model, engine
 session.release()
@@ -828,7 +828,7 @@ print(where_seeds)
 # - Mixed, and pairs that the harvest would keep: problems, with Wilson's
 
 # %%
-from helpers.stats import Interval
+from helpers.results import Interval
 
 rows = [
     (name, str(Interval(*arm["distinct"])),
@@ -844,8 +844,8 @@ pd.DataFrame(rows, columns=columns).set_index("arm")
 # - Each step from one arm to another, paired by problem
 
 # %%
-from helpers.seed_arms import compare_mixed
-from helpers.stats import format_p
+from helpers.experiments.seed_arms import compare_mixed
+from helpers.results import format_p
 
 arms = list_arms()
 asked_train = load_training(recipe)
@@ -885,7 +885,7 @@ pd.DataFrame(rows, columns=columns).set_index("step")
 # - The first words of sample 0, for some problems
 
 # %%
-from helpers.seed_arms import open_with
+from helpers.experiments.seed_arms import open_with
 
 seen = {
     scheme: [open_with(rows[0].response)
@@ -914,7 +914,7 @@ pd.DataFrame(rows, columns=columns).set_index("arm")
 # - So our sampler derives a seed for each problem and sample; here it is
 
 # %%
-from helpers.engines import derive_seed
+from helpers.sampling import derive_seed
 
 print(inspect.getsource(derive_seed))
 

@@ -67,7 +67,7 @@ recipe, run = session.recipe, session.run
 import time
 import pandas as pd
 from IPython.display import Markdown, display
-from helpers.records import read_json
+from helpers.base import read_json
 
 started = time.perf_counter()
 pd.set_option("display.max_colwidth", None)
@@ -152,8 +152,8 @@ sizes = session.recall("03 sizes", measure_sizes)
 
 # %%
 from matplotlib.patches import Rectangle
-from helpers import plots
-from helpers.plots.style import new_figure, set_title
+from helpers.results import plots
+from helpers.results import new_figure, set_title
 
 kind = "up_proj" if "up_proj" in sizes else next(iter(sizes))
 (m, n, _), r = sizes[kind][0], lora.r
@@ -231,8 +231,8 @@ display(Markdown(
 # - This text is all that training sees
 
 # %%
-from helpers.records import Completion, SftRow, read_records
-from helpers.sft import find_rows
+from helpers.base import Completion, SftRow, read_records
+from helpers.stages import find_rows
 
 rows = read_records(find_rows(recipe, run), SftRow)
 row = rows[0]
@@ -257,7 +257,7 @@ print("\nCOMPLETION\n" + row.completion)
 
 # %%
 from tempfile import mkdtemp
-from helpers import sft as sft_stage
+from helpers.cli import sft as sft_stage
 
 most = recipe.sft.max_length  # longer rows are left out, not cut
 few = sft_stage.drop_too_long(tokenizer, rows, most)[:64]
@@ -329,8 +329,8 @@ print("prompt as sampling feeds it:", ids[:begin] == fed)
 #   tokenizer to a text that has one already
 
 # %%
-from helpers.errors import LabError
-from helpers.training import check_supervision
+from helpers.base import LabError
+from helpers.stages import check_supervision
 
 doubled = ([bos, *ids], [-100, *labels])
 try:
@@ -366,12 +366,13 @@ print(count)
 # - Both counts for a published run, from its own numbers
 
 # %%
-from helpers import guards
-from helpers.published import load_published
+from helpers.stages import check_initial_loss
+from helpers.planner import check_steps_per_epoch, count_steps
+from helpers.results import load_published
 
 theirs = load_published("math-slm")
 batch = theirs.fact("sft.effective_batch").value
-they = guards.count_steps(
+they = count_steps(
     theirs.fact("harvest.sft_rows_used").value, batch, batch,
     theirs.fact("sft.epochs").value,
 )
@@ -419,7 +420,7 @@ tokens = sum(len(x) + 1 for x in encoded)
 # %%
 context = session.recall(
     "03 context", lambda: model.config.max_position_embeddings)
-packed = guards.count_steps(
+packed = count_steps(
     ceil(tokens / context), config.effective_batch,
     config.per_device_batch, config.epochs,
 )
@@ -442,7 +443,7 @@ table
 # %%
 FLOOR = 30  # the default of sft.min_steps_per_epoch
 try:
-    guards.check_steps_per_epoch(packed, FLOOR, unpacked_rows=len(rows))
+    check_steps_per_epoch(packed, FLOOR, unpacked_rows=len(rows))
     print("accepted: there are rows enough, even packed")
 except LabError as error:
     print(error)
@@ -460,7 +461,7 @@ except LabError as error:
 # %%
 import inspect
 
-print(inspect.getsource(guards.check_steps_per_epoch))
+print(inspect.getsource(check_steps_per_epoch))
 
 # %% [markdown]
 # ## 7. Before training: how good is it now?
@@ -484,7 +485,7 @@ cap = recipe.evaluate.max_new_tokens
 
 # %%
 from tqdm.auto import tqdm
-from helpers.engines import make_engine
+from helpers.sampling import make_engine
 from helpers.sampling import grade_texts, make_requests
 
 
@@ -520,7 +521,7 @@ before = recall_answers("base")
 # - The number to beat, with its interval
 
 # %%
-from helpers.stats import proportion
+from helpers.results import proportion
 
 right = sum(r.correct for r in before.values())
 print("base on dev:", proportion(right, len(before)))
@@ -529,7 +530,7 @@ print("base on dev:", proportion(right, len(before)))
 # - How the rest goes wrong says what there is to gain
 
 # %%
-from helpers.evaluate import summarize_results
+from helpers.results import summarize_results
 
 NAMES = {"k": "right", "finished_wrong": "finished, wrong",
          "truncated_wrong": "cut at the cap", "no_answer": "no answer",
@@ -550,7 +551,7 @@ table.round(1).map("{:g}".format)
 # - Where intervals overlap, the choice between neighbours is partly luck
 
 # %%
-from helpers.runs import DATA_DIR
+from helpers.base import DATA_DIR
 
 path = DATA_DIR / "measured" / recipe.name / "tuning.json"
 tried = read_json(path)["rows"] if path.is_file() else []
@@ -578,7 +579,7 @@ print(where)
 
 # %% [markdown]
 # - Full size is the same stage from a shell; with several cards:
-#   `accelerate launch -m helpers.sft --tier … --run-dir …`
+#   `accelerate launch -m helpers sft --tier … --run-dir …`
 # - Before an expensive run add `--smoke-steps 5`: same code, five steps
 
 # %% [markdown]
@@ -647,7 +648,7 @@ def judge(first_loss, logprob):
     """The guard's verdict in words."""
     if logprob is None:
         return "Cannot be judged: −log p at sampling is not known."
-    warning = guards.check_initial_loss(first_loss, logprob)
+    warning = check_initial_loss(first_loss, logprob)
     return warning or "They agree."
 
 
@@ -699,7 +700,7 @@ print(judge(published_start, None))
 # - So measure what was kept
 
 # %%
-from helpers.merge import measure_fidelity, run_merge
+from helpers.stages import measure_fidelity, run_merge
 
 fidelity = session.recall(
     "merge/sft", lambda: run_merge(recipe, run, "sft"))
@@ -794,7 +795,7 @@ show_both("wrong before and after", first_with(False, False))
 # - Only *won* and *lost* do
 
 # %%
-from helpers.stats import compare
+from helpers.results import compare
 
 result = compare(
     {key: r.correct for key, r in before.items()},
@@ -871,7 +872,7 @@ table.round(1).map("{:g}".format)
 
 # %%
 from helpers.problems import load_mix
-from helpers.records import Problem, write_records
+from helpers.base import Problem, write_records
 
 shipped = "pocket/train.jsonl"
 mine = Path(mkdtemp()) / "mine.jsonl"
@@ -902,8 +903,8 @@ except LabError as error:
 #   chat format left out of training, the prompts learned too
 
 # %%
-from helpers.runs import resolve_data
-from helpers.stats import compare_counts, holm
+from helpers.base import resolve_data
+from helpers.results import compare_counts, holm
 
 record = read_json(resolve_data("measured/smol-mix/ablation.json"))
 arms = record["seeds"]["42"]

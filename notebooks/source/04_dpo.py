@@ -71,7 +71,7 @@ recipe, run = session.recipe, session.run
 import time
 import pandas as pd
 from IPython.display import Markdown, display
-from helpers.records import read_json
+from helpers.base import read_json
 
 started = time.perf_counter()
 pd.set_option("display.max_colwidth", None)
@@ -108,7 +108,7 @@ print("seconds of the last run:", last)
 
 # %%
 import numpy as np
-from helpers import plots
+from helpers.results import plots
 
 margins = np.linspace(-3, 6, 91)
 loss = np.log1p(np.exp(-margins))
@@ -147,7 +147,7 @@ pd.DataFrame(
 # - Look at some before training on them
 
 # %%
-from helpers.records import Completion, PairRow, read_records
+from helpers.base import Completion, PairRow, read_records
 
 pairs = read_records(run.file("pairs.jsonl"), PairRow)
 pair = pairs[0]
@@ -225,7 +225,7 @@ pd.DataFrame(rows, columns=columns).set_index("side")
 #   sides, empty sides, sides that the trainer would cut
 
 # %%
-from helpers import dpo as dpo_stage
+from helpers.cli import dpo as dpo_stage
 
 config = recipe.dpo
 check = dpo_stage.select_pairs(recipe, config, tokenizer, pairs)
@@ -244,8 +244,8 @@ print(count)
 
 # %%
 from tempfile import mkdtemp
-from helpers.dpo_trainer import measure_start_loss
-from helpers.guards import LN2, check_dpo_start
+from helpers.stages import measure_start_loss
+from helpers.stages import LN2, check_dpo_start
 
 kept = [pairs[i] for i in check.kept][:32]
 
@@ -280,7 +280,7 @@ print(f"loss {start_loss:.4f}, ln 2 = {LN2:.4f}")
 
 # %%
 import torch
-from helpers.errors import LabError
+from helpers.base import LabError
 
 
 
@@ -349,8 +349,8 @@ print(f"{steps} steps in {took:.1f} s, preparation included")
 # - Where intervals overlap, the choice between neighbours is partly luck
 
 # %%
-from helpers.runs import DATA_DIR
-from helpers.stats import proportion
+from helpers.base import DATA_DIR
+from helpers.results import proportion
 
 path = DATA_DIR / "measured" / recipe.name / "tuning.json"
 tried = read_json(path)["rows"] if path.is_file() else []
@@ -473,7 +473,7 @@ for key in ("loss", "rewards/margins", "rewards/accuracies",
 #   margin**
 
 # %%
-from helpers.published import load_published
+from helpers.results import load_published
 
 theirs = load_published("math-slm")
 accuracy = theirs.fact("dpo.final_accuracy").value
@@ -518,7 +518,7 @@ for tag, log in logs.items():
 # - A made-up run that learns its pairs by heart, to hear the other alarm
 
 # %%
-from helpers.guards import DpoMonitor
+from helpers.stages import DpoMonitor
 
 monitor = DpoMonitor(
     config.noop_margin, config.noop_after_steps, config.overfit_margin)
@@ -562,7 +562,7 @@ print(f"a typical weight of this model: {typical:.3f}")
 # - The travel of both runs, summed over the steps that they took
 
 # %%
-from helpers.guards import half_ulp
+from helpers.planner import half_ulp
 
 travels = {tag: m["sum_learning_rates"] for tag, m in metrics.items()}
 gap = half_ulp(typical, "bfloat16")
@@ -584,7 +584,7 @@ table.set_index("run")
 # - The merge adds the adapter in fp32 and casts to the recipe's format
 
 # %%
-from helpers import merge
+from helpers.cli import merge
 
 reports = {}
 for tag in VARIANTS:
@@ -668,7 +668,7 @@ TAGS = ("sft", *VARIANTS)
 
 # %%
 from tqdm.auto import tqdm
-from helpers.engines import make_engine
+from helpers.sampling import make_engine
 from helpers.sampling import grade_texts, make_requests
 
 
@@ -738,7 +738,7 @@ pd.DataFrame(rows, columns=columns).set_index("against sft")
 # - The paired table of our settings: only *won* and *lost* are evidence
 
 # %%
-from helpers.stats import compare
+from helpers.results import compare
 
 results = {
     tag: compare(
@@ -863,7 +863,7 @@ display(Markdown(
 # - It takes long, so it is recorded; exercise 2 runs a part of it
 
 # %%
-from helpers import dpo_rule
+from helpers.experiments import dpo_rule
 
 sweep = read_json(DATA_DIR / "measured" / "pocket" / "dpo_sweep.json")
 sweep_note = plots.recorded_on(sweep["manifest"])
@@ -913,7 +913,7 @@ def describe_run(r):
     }
 
 
-from helpers.stats import format_p
+from helpers.results import format_p
 
 table = pd.DataFrame({k: describe_run(r) for k, r in runs.items()}).T
 table.rename_axis(["learning rate", "β", "steps"])

@@ -73,7 +73,7 @@ recipe, run = session.recipe, session.run
 import time
 import pandas as pd
 from IPython.display import Markdown, display
-from helpers.records import read_json
+from helpers.base import read_json
 
 started = time.perf_counter()
 pd.set_option("display.max_colwidth", None)
@@ -143,7 +143,8 @@ print(decoding)
 # - Killed on the way, it goes on with the problems that lack a line
 
 # %%
-from helpers.evaluate import load_results, run_evaluate
+from helpers.results import load_results
+from helpers.stages import run_evaluate
 
 metrics = {
     tag: session.recall(f"evaluate/{tag}", lambda tag=tag: run_evaluate(
@@ -178,8 +179,8 @@ print(row.problem_id, "|", row.finish_reason, "|", row.tokens, "tokens |",
 #   a sharper tool (section 5)
 
 # %%
-from helpers import plots
-from helpers.stats import proportion
+from helpers.results import plots
+from helpers.results import proportion
 
 scores = {
     tag: {name: proportion(x["k"], x["n"]) for name, x in sets.items()}
@@ -275,7 +276,7 @@ pd.DataFrame({
 # - **won**: only the later model solves it; **lost**: only the earlier one
 
 # %%
-from helpers.stats import compare
+from helpers.results import compare
 
 
 def compare_on(name, before, after):
@@ -331,7 +332,7 @@ display(Markdown(first.sentence("base", "sft", MAIN)))
 #   number all the same, unless something looks at the ids
 
 # %%
-from helpers.errors import LabError
+from helpers.base import LabError
 
 other = next((name for name in problems if name != MAIN), MAIN)
 skip = int(other == MAIN)  # one set only: leave a problem out
@@ -364,7 +365,7 @@ pairs = {
 # - Won, lost, the change with its interval, and the exact p
 
 # %%
-from helpers.stats import format_p
+from helpers.results import format_p
 
 table = pd.DataFrame({
     key: {"won": c.only_after, "lost": c.only_before,
@@ -406,7 +407,7 @@ for name in problems:
 # - The p comes from exchanging the two models' results, problem by problem
 
 # %%
-from helpers.stats import macro_compare
+from helpers.results import macro_compare
 
 lines = []
 for before, after in STEPS:
@@ -426,7 +427,7 @@ display(Markdown("\n".join(lines)))
 # - The comparison named beforehand stands on its own; all others pay
 
 # %%
-from helpers.stats import holm
+from helpers.results import holm
 
 named = ("base → sft", MAIN)
 rest = {key: c for key, c in pairs.items() if key != named}
@@ -449,8 +450,8 @@ table
 #   scores in the headline
 
 # %%
-from helpers.published import load_published
-from helpers.stats import say_selection
+from helpers.results import load_published
+from helpers.results import say_selection
 
 rs = load_published("open-rs")
 tried = len(rs.table("checkpoints").rows)
@@ -609,7 +610,7 @@ if finished:
 #   no model is asked
 
 # %%
-from helpers.caps import measure_caps, split_change
+from helpers.results import measure_caps, split_change
 
 curves = {
     tag: measure_caps(run, tag, MAIN, session.tokenizer)
@@ -675,10 +676,10 @@ display(Markdown("\n".join(lines)))
 #   problems: nothing is drawn again
 
 # %%
-from helpers.distill import load_training
-from helpers.harvest import group_samples
-from helpers.records import Completion, read_records
-from helpers.sampled import pass_curve
+from helpers.stages import load_training
+from helpers.base import group_samples
+from helpers.base import Completion, read_records
+from helpers.results import pass_curve
 
 drawn = read_records(run.file("samples", "distill.jsonl"), Completion)
 asked = {row.problem_id for row in drawn}
@@ -759,7 +760,7 @@ print("the lines", "draw together" if sft[N].value - sft[1].value
 #   by the mean log-probability of its tokens
 
 # %%
-from helpers.sampled import summarize_samples
+from helpers.results import summarize_samples
 
 rows = {}
 for tag, found in samples.items():
@@ -787,7 +788,7 @@ pd.DataFrame(rows).rename_axis(f"on {MAIN}, {N} samples")
 #   would be made up
 
 # %%
-from helpers.sampled import pass_at_k
+from helpers.results import pass_at_k
 
 try:
     pass_at_k(samples["base"], 2 * N)
@@ -817,7 +818,7 @@ pd.DataFrame(rows, columns=columns).set_index("set")
 #   significant, however one-sided
 
 # %%
-from helpers.stats import mcnemar_p
+from helpers.results import mcnemar_p
 
 flips = range(1, 9)
 pd.DataFrame(
@@ -871,7 +872,7 @@ display(Markdown(f"*{theirs.credit}*"))
 #   p that any paired table with this difference in totals can have
 
 # %%
-from helpers.stats import WORDS, judge_claim, newcombe_difference
+from helpers.results import WORDS, judge_claim, newcombe_difference
 
 
 def judge(before, after):
@@ -949,7 +950,7 @@ pd.DataFrame(rows, columns=columns).set_index("ours")
 #   with the repository
 
 # %%
-from helpers.runs import DATA_DIR
+from helpers.base import DATA_DIR
 
 path = DATA_DIR / "measured" / recipe.name / "seeds.json"
 record = read_json(path) if path.is_file() else {"seeds": {}}
@@ -1036,7 +1037,7 @@ for name, found in gains.items() if seeds else ():
 # - **Unpaired**, from two published shares
 
 # %%
-from helpers.stats import n_needed, n_needed_paired
+from helpers.results import n_needed, n_needed_paired
 
 rows = [
     (f"{a} → {b}", name, grid[a][name].n,
@@ -1099,7 +1100,7 @@ pd.DataFrame(rows, columns=columns).set_index("our step")
 #   the format of lm-evaluation-harness
 
 # %%
-from helpers.report import write_report
+from helpers.results import write_report
 
 page = write_report(run)
 print(f"{RUN_DIR}/{page.name}: {page.stat().st_size / 2**20:.1f} MiB")

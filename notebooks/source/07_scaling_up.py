@@ -63,7 +63,7 @@ recipe, run = session.recipe, session.run
 import time
 import pandas as pd
 from IPython.display import Markdown, display
-from helpers.records import read_json
+from helpers.base import read_json
 
 started = time.perf_counter()
 pd.set_option("display.max_colwidth", None)
@@ -87,7 +87,7 @@ print("seconds of the last run:", last)
 
 # %%
 from helpers.planner import plan
-from helpers.recipes import list_recipes, load_recipe
+from helpers.base import list_recipes, load_recipe
 
 clock = time.perf_counter()
 plans = {
@@ -125,7 +125,7 @@ pd.DataFrame({name: describe(found) for name, found in plans.items()}).T
 # - For another machine: `--card A100 --cards 4`; the batch is solved again
 
 # %%
-from helpers.planner.show import describe_machine
+from helpers.planner import describe_machine
 
 big = plans.get(BIG) or plan(load_recipe(BIG), has_token=True)
 print(describe_machine(big))
@@ -147,8 +147,8 @@ for name, (trained, total) in big.trainable.items():
 # - **Runtime**: CUDA itself
 
 # %%
-from helpers import plots
-from helpers.planner.show import memory_rows
+from helpers.results import plots
+from helpers.planner import memory_rows
 
 card = big.workload.card
 figure = plots.plot_memory_bar(
@@ -241,11 +241,15 @@ pd.DataFrame(rows).T
 # - Ask for bf16 there, and the guard answers
 
 # %%
-from helpers import guards
-from helpers.errors import LabError
+from helpers.planner import (
+    check_precision, check_steps_per_epoch, check_travel, count_steps,
+    learning_rate_travel,
+)
+from helpers.stages import check_reference_control
+from helpers.base import LabError
 
 try:
-    guards.check_precision("Tesla T4", (7, 5), "bfloat16")
+    check_precision("Tesla T4", (7, 5), "bfloat16")
 except LabError as error:
     print(error)
 
@@ -255,7 +259,7 @@ except LabError as error:
 # - Phases one after another; the price runs all the time
 
 # %%
-from helpers.planner.show import phase_rows
+from helpers.planner import phase_rows
 
 figure = plots.plot_gantt(
     phase_rows(big), title=f"Recipe {BIG}, estimated",
@@ -350,7 +354,7 @@ print(f"8 × TP=1 over 1 × TP=4: {published.speedup:.2f} times the tokens")
 # - The waiting time is an assumption, so vary it
 
 # %%
-from helpers.planner.ledger import recompute_math_slm
+from helpers.results import recompute_math_slm
 
 sampling, *_ = bill = recompute_math_slm()  # published: data generation
 minutes, rate = sampling.minutes, sampling.usd / sampling.minutes
@@ -377,7 +381,7 @@ pd.DataFrame(rows, columns=columns).set_index(columns[0])
 # - What the idle half alone cost there:
 
 # %%
-from helpers.planner.ledger import price_idle_cards
+from helpers.results import price_idle_cards
 
 print(f"{price_idle_cards():.2f} USD, computed from the published bill")
 print(big.replicas.why if big.replicas else "no vLLM in this recipe")
@@ -464,7 +468,7 @@ for cards in (1, 2, 4, 6, 8):
 # - Here is the list, read from the package
 
 # %%
-from helpers.guards import GUARDS
+from helpers.base import GUARDS
 
 table = pd.DataFrame([guard.as_row() for guard in GUARDS])
 table.set_index("guard")[["function", "runs"]]
@@ -488,8 +492,8 @@ for name in ("check_distinct_fraction", "check_noop", "check_single_bos"):
 # %%
 ROWS, TOKENS, LONGEST = 2439, 322, 2048
 packed = -(-ROWS * TOKENS // LONGEST)
-plain_count = guards.count_steps(ROWS, 64, 2, 3, world_size=8)
-packed_count = guards.count_steps(packed, 64, 2, 3, world_size=8)
+plain_count = count_steps(ROWS, 64, 2, 3, world_size=8)
+packed_count = count_steps(packed, 64, 2, 3, world_size=8)
 print("not packed:", plain_count)
 print("packed:    ", packed_count)
 
@@ -497,9 +501,9 @@ print("packed:    ", packed_count)
 # - The guard counts the rows that the trainer sees
 
 # %%
-guards.check_steps_per_epoch(plain_count, 30)
+check_steps_per_epoch(plain_count, 30)
 try:
-    guards.check_steps_per_epoch(packed_count, 30, unpacked_rows=ROWS)
+    check_steps_per_epoch(packed_count, 30, unpacked_rows=ROWS)
 except LabError as error:
     print(error)
 
@@ -515,15 +519,15 @@ except LabError as error:
 #   merging rounds the change away
 
 # %%
-from helpers.published import load_published
+from helpers.results import load_published
 
 theirs = load_published("math-slm")
 for name in ("dpo.", "dpo.rerun_"):
     rate = float(theirs.fact(f"{name}learning_rate").value)
     steps = int(theirs.fact(f"{name}steps").value)
-    travel = guards.learning_rate_travel(rate, steps, warmup_ratio=0.03)
+    travel = learning_rate_travel(rate, steps, warmup_ratio=0.03)
     print(f"{steps} steps at {rate:g}:",
-          guards.check_travel(travel) or "no warning", end="\n\n")
+          check_travel(travel) or "no warning", end="\n\n")
 
 # %% [markdown]
 # - The first is what was published, the second what its authors would try
@@ -531,8 +535,8 @@ for name in ("dpo.", "dpo.rerun_"):
 # - In fp32 both would be stored
 
 # %%
-exact = guards.learning_rate_travel(5e-7, 60, dtype="float32")
-print(guards.check_travel(exact) or f"no warning: {exact}")
+exact = learning_rate_travel(5e-7, 60, dtype="float32")
+print(check_travel(exact) or f"no warning: {exact}")
 
 # %% [markdown]
 # ### A reference that moves
@@ -545,7 +549,7 @@ print(guards.check_travel(exact) or f"no warning: {exact}")
 names = ["layers.0.q_proj.lora_A.default.weight",
          "layers.0.mlp.gate.weight"]
 try:
-    guards.check_reference_control(names)
+    check_reference_control(names)
 except LabError as error:
     print(error)
 
@@ -620,9 +624,9 @@ for phase in big.phases:
 # %% [markdown]
 # ```bash
 # CONFIG=helpers/recipes/accelerate/zero3.yaml
-# accelerate launch --config_file $CONFIG -m helpers.sft --tier h100x8
+# accelerate launch --config_file $CONFIG -m helpers sft --tier h100x8
 # mathslm merge --tier h100x8
-# accelerate launch --config_file $CONFIG -m helpers.dpo --tier h100x8
+# accelerate launch --config_file $CONFIG -m helpers dpo --tier h100x8
 # mathslm merge --tier h100x8 --model dpo
 # mathslm evaluate --tier h100x8
 # mathslm report --tier h100x8
@@ -633,7 +637,7 @@ for phase in big.phases:
 
 # %%
 import yaml
-from helpers.runs import REPO_ROOT
+from helpers.base import REPO_ROOT
 
 rows = {}
 for path in sorted(REPO_ROOT.glob("helpers/recipes/accelerate/*.yaml")):

@@ -28,12 +28,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from helpers.problems import (  # noqa: E402
-    ContaminationIndex,
-    decontaminate,
-    load_problems,
-)
-from helpers.records import Problem  # noqa: E402
+from helpers.base import Problem  # noqa: E402
+from helpers.problems import decontaminate, load_problems
+from helpers.problems.contamination import ContaminationIndex
 
 GOAL_S = 120.0
 PLANTED = 50  # one row in so many is planted

@@ -46,14 +46,8 @@ from hostile_inputs import list_hostile  # noqa: E402
 
 from helpers import grading  # noqa: E402
 from helpers.grading.batch import count_cores  # noqa: E402
-from helpers.peers import (  # noqa: E402
-    GRADERS,
-    OURS,
-    PeerVerdict,
-    find_python,
-    run_peer,
-)
-from helpers.stats import proportion  # noqa: E402
+from helpers.results import proportion  # noqa: E402
+from tools.peers import GRADERS, OURS, PeerVerdict, find_python, run_peer
 
 OWN = ROOT / "tests" / "grading_cases.jsonl"
 SETS = ("gsm8k", "math500", "models", "all", "hostile", "scaling")

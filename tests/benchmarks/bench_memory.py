@@ -21,10 +21,14 @@ from pathlib import Path
 
 import psutil
 
-from helpers.engines import SampledText, SampleRequest, derive_seed
-from helpers.records import write_json
-from helpers.sample_file import SampleFile
-from helpers.sampling import sample_missing
+from helpers.base import write_json
+from helpers.sampling import (
+    SampleFile,
+    SampleRequest,
+    derive_seed,
+    sample_missing,
+)
+from helpers.sampling.protocol import SampledText
 
 SAMPLES = 4  # of each problem
 POINTS = 10

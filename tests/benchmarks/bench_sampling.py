@@ -28,14 +28,11 @@ from typing import Any
 import torch
 from transformers import CompileConfig
 
-from helpers.engines import SampleRequest, open_engine
-from helpers.engines.transformers_engine import TransformersEngine
+from helpers.base import describe_machine, load_recipe, write_json
 from helpers.models import load_model
 from helpers.problems import load_problems
-from helpers.recipes import load_recipe
-from helpers.records import write_json
-from helpers.runs import describe_machine
-from helpers.sampling import make_requests
+from helpers.sampling import SampleRequest, make_requests, open_engine
+from helpers.sampling.transformers_engine import TransformersEngine
 
 
 def run_plain(

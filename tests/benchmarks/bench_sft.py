@@ -18,10 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from helpers.base import SftRow, load_recipe
+from helpers.models import render_prompt
 from helpers.problems import load_problems
-from helpers.prompts import render_prompt
-from helpers.recipes import load_recipe
-from helpers.records import SftRow
 
 
 def make_rows(recipe, tokenizer, n):
@@ -43,7 +42,7 @@ def make_rows(recipe, tokenizer, n):
 
 def build_ours(recipe, model, tokenizer, rows, folder):
     """The trainer that ``mathslm sft`` uses, without checkpoints on disk."""
-    from helpers.sft import build_trainer
+    from helpers.stages.sft import build_trainer
 
     trainer = build_trainer(recipe, model, tokenizer, rows, folder)
     trainer.args.save_strategy = "no"
@@ -54,8 +53,8 @@ def build_plain(recipe, model, tokenizer, rows, folder, **changes):
     """TRL's SFTTrainer; only batch, length and LoRA come from the recipe."""
     from trl import SFTConfig, SFTTrainer
 
-    from helpers.sft import make_dataset
-    from helpers.training import build_lora
+    from helpers.stages.sft import make_dataset
+    from helpers.stages.trainer import build_lora
 
     arguments = SFTConfig(
         output_dir=str(folder),
@@ -82,7 +81,7 @@ def measure(build, recipe, rows, **changes):
     """Train once; return (tokens per CPU second, tokens per second, loss)."""
     from transformers import PrinterCallback
 
-    from helpers.checkpoints import read_losses
+    from helpers.base import read_losses
     from helpers.models import load_model
 
     model, tokenizer = load_model(recipe)

@@ -13,8 +13,12 @@ from pathlib import Path
 import pytest
 from conftest import ZEPHYR
 
-from helpers.models import load_tokenizer
-from helpers.prompts import check_template, decode_response, render_prompt
+from helpers.models import (
+    check_template,
+    decode_response,
+    load_tokenizer,
+    render_prompt,
+)
 
 VLLM = os.environ.get("MATHSLM_VLLM", "")
 pytestmark = [

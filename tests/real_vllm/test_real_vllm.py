@@ -20,18 +20,16 @@ import psutil
 import pytest
 from openai import OpenAI
 
-from helpers.engines import (
+from helpers.base import REPO_ROOT, LabError, load_recipe
+from helpers.models import render_prompt
+from helpers.problems import load_problems
+from helpers.results import proportion
+from helpers.sampling import (
     SampleRequest,
     derive_seed,
     open_engine,
     server_process,
 )
-from helpers.errors import LabError
-from helpers.problems import load_problems
-from helpers.prompts import render_prompt
-from helpers.recipes import load_recipe
-from helpers.runs import REPO_ROOT
-from helpers.stats import proportion
 
 pytestmark = [
     pytest.mark.slow,
@@ -430,7 +428,7 @@ def test_a_taken_port_and_too_little_memory(monkeypatch, tmp_path, capsys):
 
 def test_smol(tmp_path):
     """A model of another family size, in bf16, with its own template."""
-    smol = pytest.importorskip("helpers.smol")
+    smol = pytest.importorskip("helpers.models.smol")
     try:
         folder = smol.ensure_smol()
     except LabError as error:

@@ -1,0 +1,106 @@
+"""Ten random problems with every model's answer, and the settings."""
+
+from __future__ import annotations
+
+import random
+
+from helpers.base import Completion, LabError
+from helpers.problems import load_problems
+from helpers.results.report.blocks import Answer, Example, Section, flatten
+from helpers.results.report.collect import Results
+from helpers.results.report.training import find_twins
+
+EXAMPLES = 10
+
+
+def build_examples(results: Results) -> Section:
+    """Random problems of the main benchmark, the answers side by side.
+
+    Which problems is drawn from the run's seed alone, so nobody chose them.
+    """
+    section = Section("examples", "Ten random problems")
+    main = results.run.recipe.evaluate.main
+    found = {
+        tag: {row.problem_id: row for row in benches[main]}
+        for tag, benches in results.evals.items()
+        if main in benches
+    }
+    if not found:
+        return section
+    shared = sorted(set.intersection(*map(set, found.values())))
+    if not shared:
+        return section
+    rng = random.Random(results.run.recipe.seed)
+    chosen = rng.sample(shared, min(EXAMPLES, len(shared)))
+    texts = _read_texts(results, main)
+    twins = find_twins({t: list(rows.values()) for t, rows in found.items()})
+    for name in chosen:
+        rows = {tag: rows[name] for tag, rows in found.items()}
+        first = next(iter(rows.values()))
+        gold = (first.model_extra or {}).get("gold")
+        section.blocks.append(
+            Example(
+                title=name,
+                problem=texts.get(name, first.prompt),
+                gold="" if gold is None else str(gold),
+                answers=[
+                    _make_answer(tag, row, twins.get(tag))
+                    for tag, row in rows.items()
+                ],
+            )
+        )
+    section.text(
+        f"Shown are {len(chosen)} of {len(shared)} problems of {main}, drawn "
+        f"by the run's seed {results.run.recipe.seed}; nobody picked them."
+    )
+    return section
+
+
+def _make_answer(tag: str, row: Completion, twin: str | None) -> Answer:
+    told = "right" if row.correct else "wrong"
+    ended = "cut at the cap" if row.finish_reason == "length" else ""
+    parts = [told, ended, row.reason, f"{row.tokens} tokens"]
+    return Answer(
+        model=tag if twin is None else f"{tag} (all as {twin})",
+        right=row.correct,
+        verdict=", ".join(part for part in parts if part),
+        text=row.response,
+    )
+
+
+def _read_texts(results: Results, name: str) -> dict[str, str]:
+    """The problems' own texts; the prompts stand in where they are gone."""
+    (config,) = [
+        b for b in results.run.recipe.evaluate.benchmarks if b.name == name
+    ]
+    try:
+        problems = load_problems(config.path, config.n)
+    except LabError:
+        return {}
+    return {problem.id: problem.problem for problem in problems}
+
+
+def build_settings(results: Results) -> Section:
+    """Every value of the recipe that the run was made with."""
+    section = Section("settings", "Settings")
+    data = results.run.recipe.model_dump(mode="json", exclude_none=True)
+    benchmarks = data["evaluate"].pop("benchmarks")
+    section.table("Recipe", ["setting", "value"], flatten(_join_lists(data)))
+    section.table(
+        "Benchmarks",
+        ["name", "problems", "file or set", "plays the part of"],
+        [[b["name"], str(b["n"]), b["path"], b["role"]] for b in benchmarks],
+    )
+    return section
+
+
+def _join_lists(values: dict) -> dict:
+    """Lists as one text each: ``flatten`` leaves lists out."""
+    return {
+        key: ", ".join(map(str, value))
+        if isinstance(value, list)
+        else _join_lists(value)
+        if isinstance(value, dict)
+        else value
+        for key, value in values.items()
+    }
