@@ -80,7 +80,7 @@ def _refuse(number: int, frame: object) -> None:
 
 def check_case(response: str, gold: str) -> bool:
     """Extract and judge; return whether a pair is left to the worker."""
-    from helpers import grading
+    from helpers.grading import grade as grading
     from helpers.grading.core import judge
 
     answer = grading.extract_answer(response)
@@ -123,7 +123,7 @@ class Target:
 
     def grade_list(self, response: str, gold: str) -> None:
         """Grade the present input, odd ones, and one for the worker."""
-        from helpers import grading
+        from helpers.grading import grade as grading
 
         responses = [response, None, b"5", r"\boxed{\sum_{k=1}^{3} k}"]
         grades = grading.grade_many(
@@ -155,7 +155,7 @@ def fuzz(arguments: list[str]) -> None:
 
     with atheris.instrument_imports(include=["helpers.grading"]):
         import helpers.grading.core
-        from helpers import grading
+        from helpers.grading import grade as grading
     assert helpers.grading.core
     grading.grade_response(r"\boxed{\sum_{k=1}^{3} k}", "6")
     sys.setrecursionlimit(STACK_FRAMES)

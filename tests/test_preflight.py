@@ -443,7 +443,7 @@ def test_a_settled_run_is_compared_as_it_was_settled(tmp_path, tiny_recipe):
 
 def record_all(run, recipe, model):
     """Stages with the inputs that they would really store."""
-    from helpers.cli import distill, dpo, evaluate
+    from helpers.stages import distill, dpo, evaluate
 
     pairs = run.file("pairs.jsonl")
     pairs.write_text("")

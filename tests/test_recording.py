@@ -30,7 +30,7 @@ SHIPPED = sorted(
 @pytest.fixture
 def kept(tmp_path, tiny_recipe, monkeypatch):
     """A finished run: one sampled stage, one merge, one value."""
-    monkeypatch.setattr(recording, "DATA_DIR", tmp_path / "data")
+    monkeypatch.setattr("helpers.base.run.DATA_DIR", tmp_path / "data")
     run = RunDir.open(tmp_path / "kept", tiny_recipe)
     with run.stage("distill", {"model": "m"}) as stage:
         run.file("samples").mkdir()

@@ -9,7 +9,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from helpers import grading
+from helpers.grading import grade as grading
 from helpers.base import (
     REPO_ROOT,
     Completion,
@@ -58,7 +58,7 @@ class Saying:
 @pytest.fixture
 def done(tiny_recipe, run, tokenizer, problems, monkeypatch):
     """A finished distillation and evaluation of the tiny recipe."""
-    from helpers.cli import distill, evaluate
+    from helpers.stages import distill, evaluate
 
     golds = {p.id: p.answer for p in problems}
 
@@ -85,7 +85,7 @@ def spoil(run, name, ids, version="0.1"):
 
 def renew_stages(run):
     """Measures and harvest by the stored verdicts, as the stages would."""
-    from helpers.cli import distill, evaluate
+    from helpers.stages import distill, evaluate
 
     rows = read_records(run.file("eval/base/bench.jsonl"), Completion)
     metrics = run.metrics()

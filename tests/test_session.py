@@ -108,7 +108,7 @@ def test_recorded_dpo_is_loaded_on_a_merge_made_here(tmp_path, capsys):
 @pytest.fixture
 def record(tmp_path, tiny_recipe, monkeypatch):
     """A made-up record of the tiny recipe, with one evaluation."""
-    monkeypatch.setattr(recording, "DATA_DIR", tmp_path / "shipped")
+    monkeypatch.setattr("helpers.base.run.DATA_DIR", tmp_path / "shipped")
     kept = RunDir.open(tmp_path / "kept", tiny_recipe)
     with kept.stage("evaluate/base", {"model": "m"}) as stage:
         kept.file("eval", "base").mkdir(parents=True)

@@ -47,7 +47,7 @@ def describe_launch(recipe: Recipe, stage: str) -> str:
     cards = max(recipe.hardware.cards, 1)
     return (
         f"accelerate launch --config_file {file} --num_processes {cards} "
-        f"-m helpers.{stage} --tier {recipe.name}"
+        f"-m helpers {stage} --tier {recipe.name}"
     )
 
 

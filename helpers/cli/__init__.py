@@ -67,7 +67,7 @@ def dpo_tag(recipe: Recipe, variant: str | None) -> str:
 
 def call_stage(module: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """Import ``helpers.<module>`` (heavy) and call its ``run_<module>``."""
-    stage = import_module(f"helpers.{module}")
+    stage = import_module(f"helpers.stages.{module}")
     return getattr(stage, f"run_{module}")(*args, **kwargs)
 
 

@@ -120,7 +120,9 @@ def open_shared(
 ) -> Iterator[tuple[Recipe, RunDir]]:
     """:func:`open_run` for a stage that several processes run together."""
     recipe, folder = load_setup(tier, run_dir, sets)
-    ranks.connect(recipe, stage)
+    from helpers.models import pick_device
+
+    ranks.connect(recipe, stage, pick_device)
     yield recipe, ranks.run_first(lambda: RunDir.open(folder, recipe))
     ranks.leave()
 

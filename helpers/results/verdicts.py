@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from helpers import grading
+from helpers.grading import grade as grading
 from helpers.base import (
     Completion,
     LabError,

@@ -44,12 +44,12 @@ from helpers.models import (
     widen_adapter,
 )
 from helpers.planner import StepCount
+from helpers.stages import guards
 from helpers.stages.batching import GroupedByLength
 from helpers.stages.callbacks import ProgressBar, SealCheckpoint
 from helpers.stages.guards import (
     check_initial_loss,
     check_lora_targets,
-    check_supervision,
 )
 
 # TRL reports every trainer it builds to the hub; a course must not.
@@ -244,7 +244,7 @@ def check_supervision(
     prompts: Sequence[list[int]],
     tokenizer: Any,
 ) -> None:
-    """:func:`helpers.stages.guards.check_supervision`, with this tokenizer's ids.
+    """The guard of that name, with this tokenizer's ids.
 
     Each document is (input ids, labels) as the trainer made them; the prompts
     are as sampling feeds them.
@@ -252,7 +252,7 @@ def check_supervision(
     Raises:
         LabError: names the first document that differs and how.
     """
-    check_supervision(
+    guards.check_supervision(
         documents, prompts, tokenizer.bos_token_id, tokenizer.eos_token_id
     )
 

@@ -257,7 +257,7 @@ print("\nCOMPLETION\n" + row.completion)
 
 # %%
 from tempfile import mkdtemp
-from helpers.cli import sft as sft_stage
+from helpers.stages import sft as sft_stage
 
 most = recipe.sft.max_length  # longer rows are left out, not cut
 few = sft_stage.drop_too_long(tokenizer, rows, most)[:64]

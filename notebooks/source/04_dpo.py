@@ -225,7 +225,7 @@ pd.DataFrame(rows, columns=columns).set_index("side")
 #   sides, empty sides, sides that the trainer would cut
 
 # %%
-from helpers.cli import dpo as dpo_stage
+from helpers.stages import dpo as dpo_stage
 
 config = recipe.dpo
 check = dpo_stage.select_pairs(recipe, config, tokenizer, pairs)
@@ -584,7 +584,7 @@ table.set_index("run")
 # - The merge adds the adapter in fp32 and casts to the recipe's format
 
 # %%
-from helpers.cli import merge
+from helpers.stages import merge
 
 reports = {}
 for tag in VARIANTS:

@@ -380,8 +380,8 @@ def test_nothing_is_left_after_closing(servers):
 def test_a_killed_owner_leaves_no_process(tmp_path):
     """Killed while vLLM loads, with its EngineCore there already."""
     code = f"""
-        from helpers.engines import open_engine
-        from helpers.recipes import load_recipe
+        from helpers.sampling.engine import open_engine
+        from helpers.base.recipe import load_recipe
         recipe = load_recipe("pocket", ("engine.name=vllm",))
         open_engine(recipe, log_dir={str(tmp_path)!r})
     """

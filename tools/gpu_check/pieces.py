@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from helpers.base import LabError, Recipe, RunDir, load_recipe
-from helpers.cli import dpo, sft
 from helpers.models import free_memory, load_model
 from helpers.planner import estimate_decode_step
 from helpers.sampling import SampleRequest, make_engine, open_engine
 from helpers.session import compute_stage
-from helpers.stages import list_needs
+from helpers.stages import dpo, list_needs, sft
 from tools.gpu_check import bodies
 from tools.gpu_check.training import (
     compare_with_plan,

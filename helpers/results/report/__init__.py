@@ -77,7 +77,7 @@ def render_page(results: Results, sections: list[Section]) -> str:
         lstrip_blocks=True,
     )
     recipe = results.run.recipe
-    return environment.get_template("report.html").render(
+    return environment.get_template("template.html").render(
         title=f"Run report: {recipe.name}",
         recipe=recipe,
         origin=results.describe_origin(),

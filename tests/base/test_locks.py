@@ -33,7 +33,7 @@ HOLD = (
 # that an owner is gone and removing its lock it takes its time.
 CONTEND = (
     "import os, sys, time\n"
-    "from helpers import locks\n"
+    "from helpers.base import lock as locks\n"
     "from helpers.base.errors import LabError\n"
     "from helpers.base.lock import hold_lock\n"
     "look = locks._is_alive\n"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from mutants import alternatives
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GRADER = ROOT / "helpers" / "grading"
 NEEDS_FORK = pytest.mark.skipif(
     not hasattr(os, "fork"), reason="mutants run in forked processes"

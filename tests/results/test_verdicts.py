@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helpers import grading
+from helpers.grading import grade as grading
 from helpers.base import (
     Completion,
     LabError,
@@ -14,9 +14,9 @@ from helpers.base import (
     write_json,
     write_records,
 )
-from helpers.cli import evaluate
 from helpers.results import verdicts
 from helpers.sampling import open_samples
+from helpers.stages import evaluate
 
 SAMPLES = "samples/distill.jsonl"
 ANSWERS = {"sum-0": "1", "sum-1": "4", "sum-2": "7", "sum-3": "10"}
@@ -226,7 +226,7 @@ def test_a_new_version_keeps_finished_stages(
     tiny_recipe, run, monkeypatch, capsys
 ):
     """Stages stay done and loaded; one line says what to do."""
-    from helpers.cli import distill
+    from helpers.stages import distill
 
     distill.run_distill(tiny_recipe, run)
     evaluate.run_evaluate(tiny_recipe, run, ("base",))

@@ -23,6 +23,7 @@ from helpers.base import (
     ranks,
 )
 from helpers.base.recipe import RECIPE_DIR
+from helpers.models import pick_device
 from helpers.planner import plan
 
 
@@ -88,10 +89,10 @@ def test_one_process_is_always_allowed():
 
 
 def test_one_process_of_many_cards_says_how_to_start_more(capsys):
-    ranks.connect(load_recipe("h100x8"), "sft")
+    ranks.connect(load_recipe("h100x8"), "sft", pick_device)
     said = capsys.readouterr().out
     assert "for 8: accelerate launch" in said and "--num_processes 8" in said
-    ranks.connect(load_recipe("pocket"), "sft")
+    ranks.connect(load_recipe("pocket"), "sft", pick_device)
     assert capsys.readouterr().out == ""
 
 
@@ -146,7 +147,7 @@ def test_one_of_several_processes_reports():
     """The first child that asks is told yes, the later ones no."""
     code = (
         "import subprocess, sys\n"
-        "ask = 'from helpers import ranks; print(ranks.may_report())'\n"
+        "ask = 'from helpers.base import ranks; print(ranks.may_report())'\n"
         "for rank in (1, 0, 2):\n"
         "    import os\n"
         "    env = os.environ | {'WORLD_SIZE': '3', 'RANK': str(rank)}\n"
@@ -162,7 +163,7 @@ def test_one_of_several_processes_reports():
 
 
 def test_the_second_rank_is_mute():
-    code = "from helpers import ranks; ranks.mute_others(); print('heard')"
+    code = "from helpers.base import ranks; ranks.mute_others(); print('heard')"
     for rank, heard in (("0", "heard\n"), ("1", "")):
         done = subprocess.run(
             [sys.executable, "-c", code],

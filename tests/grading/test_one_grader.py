@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from helpers import grading
+from helpers.grading import grade as grading
 from helpers.base import Completion, SftRow, read_records, write_records
 from helpers.grading.core import Verdict
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 HELPERS = ROOT / "helpers"
 # What may know another grader: the one itself, and what it is compared with.
 EXEMPT = ("grading", "peers")
@@ -194,7 +194,7 @@ def verdict(request, monkeypatch):
 def test_sampling_harvest_and_evaluation_follow(
     tiny_recipe, run, tokenizer, verdict, monkeypatch
 ):
-    from helpers.cli import distill, evaluate
+    from helpers.stages import distill, evaluate
 
     for module in (distill, evaluate):
         monkeypatch.setattr(

@@ -22,7 +22,7 @@ from helpers.stages import (
 
 pytest.importorskip("transformers")
 
-from helpers.cli import distill
+from helpers.stages import distill
 
 
 def make_row(problem, sample, correct, tokens=5, finish="stop", **more):

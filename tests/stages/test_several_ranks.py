@@ -50,7 +50,7 @@ def strategy(file):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """SFT and DPO in this one process; reference computed before and live."""
-    from helpers.cli import dpo, sft
+    from helpers.stages import dpo, sft
 
     run = make_run(tmp_path_factory.mktemp("alone") / "run")
     recipe = load_recipe("pocket", SFT)

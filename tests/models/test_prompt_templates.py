@@ -25,7 +25,7 @@ from helpers.base.recipe_parts import TEMPLATE_DIR, read_templates
 from helpers.models import MARKS, render_prompt
 from helpers.models.smol import is_complete, smol_folder
 
-SNAPSHOTS = Path(__file__).parent / "snapshots" / "prompts"
+SNAPSHOTS = Path(__file__).parents[1] / "snapshots" / "prompts"
 PROBLEM = "A box holds 3 pens {and} costs $\\frac{1}{2}$. What is $x$?"
 # Chat formats that trl ships, with the first token their tokenizers have.
 CHATS = {

@@ -22,9 +22,9 @@ from hostile_inputs import list_hostile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import grading
+from helpers.grading import grade as grading
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 PROGRAM = HERE / "fuzz_grading.py"
 FUZZ_SECONDS = int(os.environ.get("MATHSLM_FUZZ_SECONDS", "90"))
 PATIENCE_S = 600  # for what is not the fuzzing itself

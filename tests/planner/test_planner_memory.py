@@ -121,7 +121,7 @@ def measure_peak(shape, job, dtype):
         "dropout": job.lora.dropout,
         "checkpointing": job.gradient_checkpointing,
     }
-    script = Path(__file__).with_name("peak_memory.py")
+    script = Path(__file__).parents[1] / "peak_memory.py"
     done = subprocess.run(
         [sys.executable, str(script), json.dumps(asked)],
         capture_output=True,

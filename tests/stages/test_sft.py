@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from training_rows import write_sft_rows
 
 from helpers.base import LabError, RunDir, load_recipe
-from helpers.cli import sft
+from helpers.stages import sft
 from helpers.stages import trainer as training
 from helpers.stages.batching import LengthSampler
 

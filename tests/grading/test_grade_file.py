@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from helpers import grading
+from helpers.grading import grade as grading
 from helpers.base import REPO_ROOT, LabError
 from helpers.cli import app
 from helpers.grading import files as grade_file
 
-OWN_CASES = Path(__file__).parent / "grading_cases.jsonl"
+OWN_CASES = Path(__file__).parents[1] / "grading_cases.jsonl"
 ROWS = [
     {"id": "a", "response": r"\boxed{7}", "gold": "7", "label": True,
      "kind": "number"},

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from helpers import grading
+from helpers.grading import grade as grading
 
 
 def outside(part: str) -> Path:
     """Return a folder of outside data, or skip with the reason."""
     root = os.environ.get("MATHSLM_SHARED")
-    repo = Path(__file__).resolve().parents[1]
+    repo = Path(__file__).resolve().parents[2]
     base = Path(root) if root else repo.parent / "shared"
     folder = base / part
     if not folder.is_dir():

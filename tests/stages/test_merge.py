@@ -10,8 +10,8 @@ import torch
 from training_rows import save_adapter
 
 from helpers.base import LabError, load_recipe, read_json
-from helpers.cli import merge
 from helpers.planner import sum_learning_rates
+from helpers.stages import merge
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_second_merge_is_loaded(tiny_recipe, adapted, capsys):
 def test_a_merge_of_an_earlier_adapter_is_not_used(
     tiny_recipe, adapted, loaded
 ):
-    from helpers.cli import dpo, evaluate
+    from helpers.stages import dpo, evaluate
 
     merge.run_merge(tiny_recipe, adapted, "sft")
     dpo.find_base(tiny_recipe, adapted, smoke=False)

@@ -78,7 +78,7 @@ def finish(run: RunDir, stage: str) -> None:
 @pytest.fixture
 def replayed(tmp_path, tiny_recipe, monkeypatch) -> RunDir:
     """A run of the tiny recipe, taken from a record of another machine."""
-    monkeypatch.setattr(recording, "DATA_DIR", tmp_path / "shipped")
+    monkeypatch.setattr("helpers.base.run.DATA_DIR", tmp_path / "shipped")
     kept = RunDir.open(tmp_path / "kept", tiny_recipe)
     for stage in STAGES:
         finish(kept, stage)

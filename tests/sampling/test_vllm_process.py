@@ -302,8 +302,8 @@ def run_owner(tmp_path, code, *arguments):
 
 ENGINE = """
     import sys, time
-    from helpers.engines import open_engine
-    from helpers.recipes import load_recipe
+    from helpers.sampling.engine import open_engine
+    from helpers.base.recipe import load_recipe
     command, log, model = sys.argv[1:]
     recipe = load_recipe("pocket", (
         "engine.name=vllm", f"engine.command={command}",
@@ -316,7 +316,7 @@ ENGINE = """
 SERVER = """
     import os, sys, time
     from pathlib import Path
-    from helpers.engines.server_process import ServerProcess
+    from helpers.sampling.server_process import ServerProcess
     command, log, ending = sys.argv[1:]
     server = ServerProcess(
         lambda port: [command, "serve", "model", "--port", str(port)],

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from helpers import grading
+from helpers.grading import grade as grading
 from helpers.base import DATA_DIR, Problem, read_records
 from tools.pocket import stories, styles
 

@@ -15,8 +15,7 @@ from training_rows import write_pairs
 from trl import DPOConfig
 
 from helpers.base import LabError, load_recipe
-from helpers.cli import dpo
-from helpers.stages import check_dpo_start
+from helpers.stages import check_dpo_start, dpo
 from helpers.stages import trainer as training
 from helpers.stages.dpo_trainer import measure_start_loss
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import grading
+from helpers.grading import grade as grading
 from helpers.grading import find_answer, get_pool, parse_number
 from helpers.grading.hazards import find_hazard
 from helpers.grading.lexer import ReadError
@@ -30,7 +30,7 @@ from helpers.grading.reader import read
 
 CASES = [
     json.loads(line)
-    for line in (Path(__file__).parent / "grading_cases.jsonl")
+    for line in (Path(__file__).parents[1] / "grading_cases.jsonl")
     .read_text(encoding="utf-8")
     .splitlines()
 ]
@@ -344,7 +344,7 @@ def test_plain_answers_start_no_process() -> None:
 
 def test_import_loads_nothing_heavy() -> None:
     program = (
-        "import sys; from helpers import grading; "
+        "import sys; from helpers.grading import grade as grading; "
         "grading.grade_response('\\\\boxed{1/2}', '0.5'); "
         "print([m for m in ('torch','sympy','math_verify','mpmath')"
         " if m in sys.modules])"
@@ -354,7 +354,7 @@ def test_import_loads_nothing_heavy() -> None:
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     )
     assert out.stdout.strip() == "[]"
 
@@ -438,7 +438,7 @@ def test_no_worker_outlives_its_parent() -> None:
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         check=False,
     )
     pid = int(out.stdout)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from helpers import grading
+from helpers.grading import grade as grading
 from helpers.grading.explain import MAX_SHOWN, describe_outcome, quote_text
 from helpers.grading.trace import note, record_trace
 
 CASES = [
     json.loads(line)
-    for line in (Path(__file__).parent / "grading_cases.jsonl")
+    for line in (Path(__file__).parents[1] / "grading_cases.jsonl")
     .read_text("utf-8")
     .splitlines()
 ]

@@ -127,7 +127,7 @@ def test_the_refusal_comes_before_anything_heavy(tmp_path):
     """As a stage asks for it: no torch, no transformers yet."""
     code = (
         "import sys\n"
-        "from helpers import smol\n"
+        "from helpers.models import smol\n"
         "from helpers.base.errors import LabError\n"
         "from helpers.models.load import model_path\n"
         "from helpers.base.recipe import load_recipe\n"

@@ -16,7 +16,7 @@ from helpers.problems import load_problems
 
 pytest.importorskip("transformers")
 
-from helpers.cli import evaluate
+from helpers.stages import evaluate
 
 KINDS = ("k", "truncated_wrong", "finished_wrong", "no_answer")
 

@@ -32,7 +32,7 @@ from helpers.models import load_tokenizer
 from helpers.problems import load_problems
 from helpers.sampling import make_requests
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 SEED = 20
 PROBLEMS, SAMPLES = 500, 8
 EVENTS = {

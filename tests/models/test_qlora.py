@@ -14,12 +14,11 @@ import torch
 from training_rows import save_adapter, write_pairs, write_sft_rows
 
 from helpers.base import LabError, RunDir, load_recipe, read_json
-from helpers.cli import dpo, evaluate, merge, sft
 from helpers.models import find_base, load_model, measure_fp32, widen_adapter
 from helpers.models.precision import is_quantized
 from helpers.planner import find_shape
 from helpers.planner.workload import count_weight_bytes
-from helpers.stages import merge_base
+from helpers.stages import dpo, evaluate, merge, merge_base, sft
 
 QUICK = (
     "sft.epochs=1",

@@ -19,7 +19,7 @@ GSM_HARD = SOURCES["gsm-hard"]
 LOAD = """
 import json, sys
 from helpers.problems import hash_problems, load_source, load_up_to
-from helpers.errors import LabError
+from helpers.base.errors import LabError
 name, most = sys.argv[1], int(sys.argv[2])
 where = ""
 try:
