@@ -9,7 +9,6 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from helpers.grading import grade as grading
 from helpers.base import (
     REPO_ROOT,
     Completion,
@@ -24,6 +23,7 @@ from helpers.base import (
 )
 from helpers.cli import app
 from helpers.cli.grading import regrade
+from helpers.grading import grade as grading
 
 SAMPLES = "samples/distill.jsonl"
 

@@ -89,6 +89,7 @@ from helpers.base.run import (
     resolve_data,
     stage_file,
 )
+from helpers.base.stage import Stage, open_stage
 
 __all__ = [
     "AFTER",
@@ -117,6 +118,7 @@ __all__ = [
     "RecordWriter",
     "RunDir",
     "SftRow",
+    "Stage",
     "TrainConfig",
     "append_records",
     "check_same_inputs",
@@ -147,6 +149,7 @@ __all__ = [
     "load_recipe",
     "make_note",
     "name_folder",
+    "open_stage",
     "prepare_checkpoints",
     "read_json",
     "read_losses",

@@ -54,30 +54,28 @@ class Problem(Record):
 
 
 class Completion(Record):
-    """One sampled and graded response.
+    """One sampled response.
 
     ``prompt`` is the exact text the model saw, ``response`` what it wrote
     (special tokens removed), ``tokens`` its length with the end token,
     ``finish_reason`` "stop", "length" or "too_long" (see
-    :class:`helpers.sampling.engine.SampledText`), ``mean_logprob`` the mean over those
-    tokens of log p in nats at temperature 1, ``extracted``/``correct``/
-    ``reason`` the grader's verdict, ``grader`` its version and ``engine``
-    what sampled it ("" in files from before these were stored).
+    the engine), ``mean_logprob`` the mean over those
+    tokens of log p in nats at temperature 1, ``engine`` what sampled it and
+    ``gold`` the reference answer ("" in files from before these were
+    stored). The verdict is a function of the response: whoever reads
+    completions grades them, see :mod:`helpers.grading.completions`.
     """
 
     problem_id: str
     sample: int
     prompt: str
     response: str
-    extracted: str | None
-    correct: bool
-    reason: str = ""
-    grader: str = ""
     finish_reason: str
     tokens: int
     mean_logprob: float
     seed: int | None
     engine: str = ""
+    gold: str = ""
 
 
 class SftRow(Record):

@@ -1,5 +1,10 @@
 """grading"""
 
+from helpers.grading.completions import (
+    GradedCompletion,
+    grade_completions,
+    read_graded,
+)
 from helpers.grading.exact import parse_number
 from helpers.grading.explain import escape_text
 from helpers.grading.extract import find_answer, last_box, read_answer
@@ -34,6 +39,7 @@ __all__ = [
     "START_SECONDS",
     "Case",
     "Grade",
+    "GradedCompletion",
     "KindCount",
     "count_kinds",
     "count_reasons",
@@ -42,6 +48,7 @@ __all__ = [
     "extract_answer",
     "find_answer",
     "get_pool",
+    "grade_completions",
     "grade_many",
     "grade_response",
     "is_equivalent",
@@ -50,6 +57,7 @@ __all__ = [
     "parse_number",
     "read_answer",
     "read_cases",
+    "read_graded",
     "serve",
     "shut_down",
 ]

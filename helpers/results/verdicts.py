@@ -18,7 +18,6 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from helpers.grading import grade as grading
 from helpers.base import (
     Completion,
     LabError,
@@ -29,6 +28,7 @@ from helpers.base import (
     read_records,
     write_records,
 )
+from helpers.grading import grade as grading
 from helpers.grading import grade_many, read_answer
 from helpers.problems import load_problems
 

@@ -33,18 +33,21 @@ from helpers.stages.harvest import (
 from helpers.stages.merge import measure_fidelity, run_merge
 from helpers.stages.merge_base import load_exact, load_unmerged
 from helpers.stages.merge_probe import measure_update
-from helpers.stages.needs import NEEDS, list_needs
+from helpers.stages.needs import NEEDS
 from helpers.stages.sft import find_rows, run_sft
 from helpers.stages.solutions import list_against, run_solutions
+from helpers.stages.table import STAGES, StageInfo, list_stages, run_stage
 
 __all__ = [
     "GUARDS",
     "LN2",
     "NEEDS",
+    "STAGES",
     "TOP_P",
     "DpoMonitor",
     "Harvest",
     "PairCheck",
+    "StageInfo",
     "check_cut_pairs",
     "check_distinct_fraction",
     "check_dpo_start",
@@ -61,7 +64,7 @@ __all__ = [
     "find_rows",
     "harvest_pairs",
     "list_against",
-    "list_needs",
+    "list_stages",
     "load_exact",
     "load_training",
     "load_unmerged",
@@ -77,6 +80,7 @@ __all__ = [
     "run_merge",
     "run_sft",
     "run_solutions",
+    "run_stage",
 ]
 # Loaded when first asked for: these import torch or a client.
 _LAZY = {

@@ -163,7 +163,9 @@ def test_one_of_several_processes_reports():
 
 
 def test_the_second_rank_is_mute():
-    code = "from helpers.base import ranks; ranks.mute_others(); print('heard')"
+    code = (
+        "from helpers.base import ranks; ranks.mute_others(); print('heard')"
+    )
     for rank, heard in (("0", "heard\n"), ("1", "")):
         done = subprocess.run(
             [sys.executable, "-c", code],

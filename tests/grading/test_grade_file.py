@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from helpers.grading import grade as grading
 from helpers.base import REPO_ROOT, LabError
 from helpers.cli import app
 from helpers.grading import files as grade_file
+from helpers.grading import grade as grading
 
 OWN_CASES = Path(__file__).parents[1] / "grading_cases.jsonl"
 ROWS = [

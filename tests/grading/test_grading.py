@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.grading import grade as grading
 from helpers.grading import find_answer, get_pool, parse_number
+from helpers.grading import grade as grading
 from helpers.grading.hazards import find_hazard
 from helpers.grading.lexer import ReadError
 from helpers.grading.normalize import clean

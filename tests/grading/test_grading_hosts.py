@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from helpers.grading import grade as grading
 from helpers.grading import batch, get_pool
+from helpers.grading import grade as grading
 from helpers.grading.pool import Pool
 
 ROOT = Path(__file__).resolve().parents[2]

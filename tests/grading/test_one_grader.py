@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.grading import grade as grading
 from helpers.base import Completion, SftRow, read_records, write_records
+from helpers.grading import grade as grading
 from helpers.grading.core import Verdict
 
 ROOT = Path(__file__).resolve().parents[2]

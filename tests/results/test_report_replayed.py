@@ -7,7 +7,6 @@ import json
 import pytest
 from bs4 import BeautifulSoup
 
-from helpers import replay as recording
 from helpers.base import (
     Completion,
     RunDir,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from helpers.grading import grade as grading
 from helpers.base import (
     Completion,
     LabError,
@@ -14,6 +13,7 @@ from helpers.base import (
     write_json,
     write_records,
 )
+from helpers.grading import grade as grading
 from helpers.results import verdicts
 from helpers.sampling import open_samples
 from helpers.stages import evaluate

@@ -10,8 +10,8 @@ from random import Random
 
 import pytest
 
-from helpers.grading import grade as grading
 from helpers.base import DATA_DIR, Problem, read_records
+from helpers.grading import grade as grading
 from tools.pocket import stories, styles
 
 SIZES = {
