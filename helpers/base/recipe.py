@@ -23,14 +23,6 @@ from helpers.base.recipe_schema import Recipe
 
 RECIPE_DIR = Path(__file__).resolve().parents[1] / "recipes"
 
-__all__ = [
-    "Recipe",
-    "is_file_name",
-    "list_recipes",
-    "load_recipe",
-    "recipe_hash",
-]
-
 
 def list_recipes() -> list[str]:
     """Names of the shipped recipes, e.g. ``["pocket", …]``."""
@@ -160,7 +152,7 @@ def _explain(error: ValidationError, path: Path) -> LabError:
     return LabError(
         f"The recipe {path.name} cannot be used:\n  - " + "\n  - ".join(lines),
         fix="mend the key in the file or in --set; the keys and their types "
-        "are in helpers/recipes/schema.py",
+        "are in helpers/base/recipe_schema.py",
     )
 
 

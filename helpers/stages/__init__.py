@@ -5,7 +5,7 @@ from typing import Any
 
 from helpers.base.guards import GUARDS
 from helpers.stages.distill import find_model, run_distill
-from helpers.stages.dpo import run_dpo
+from helpers.stages.dpo import measure_start_loss, run_dpo
 from helpers.stages.evaluate import TOP_P, run_evaluate
 from helpers.stages.guards import (
     LN2,
@@ -20,6 +20,7 @@ from helpers.stages.guards import (
     check_merge_fidelity,
     check_pairs,
     check_reference_control,
+    check_supervision,
 )
 from helpers.stages.harvest import (
     Harvest,
@@ -30,13 +31,23 @@ from helpers.stages.harvest import (
     measure_samples,
     require_kept,
 )
-from helpers.stages.merge import measure_fidelity, run_merge
-from helpers.stages.merge_base import load_exact, load_unmerged
-from helpers.stages.merge_probe import measure_update
+from helpers.stages.merge import (
+    load_exact,
+    load_unmerged,
+    measure_fidelity,
+    measure_update,
+    run_merge,
+)
 from helpers.stages.needs import NEEDS
 from helpers.stages.sft import find_rows, run_sft
 from helpers.stages.solutions import list_against, run_solutions
-from helpers.stages.table import STAGES, StageInfo, list_stages, run_stage
+from helpers.stages.table import (
+    STAGES,
+    StageInfo,
+    list_needs,
+    list_stages,
+    run_stage,
+)
 
 __all__ = [
     "GUARDS",
@@ -64,6 +75,7 @@ __all__ = [
     "find_rows",
     "harvest_pairs",
     "list_against",
+    "list_needs",
     "list_stages",
     "load_exact",
     "load_training",
@@ -73,6 +85,7 @@ __all__ = [
     "measure_samples",
     "measure_start_loss",
     "measure_update",
+    "read_losses",
     "require_kept",
     "run_distill",
     "run_dpo",
@@ -84,9 +97,8 @@ __all__ = [
 ]
 # Loaded when first asked for: these import torch or a client.
 _LAZY = {
-    "check_supervision": "helpers.stages.trainer",
     "encode_pair": "helpers.stages.trainer",
-    "measure_start_loss": "helpers.stages.dpo_trainer",
+    "read_losses": "helpers.stages.trainer",
 }
 
 

@@ -254,7 +254,7 @@ def test_a_step_has_the_same_rows_on_any_number_of_processes(rows):
     from accelerate.data_loader import BatchSamplerShard
     from torch.utils.data import BatchSampler
 
-    from helpers.stages.batching import LengthSampler
+    from helpers.stages.trainer import LengthSampler
 
     draw = random.Random(0)
     lengths = [draw.randint(5, 300) for _ in range(rows)]
@@ -286,7 +286,7 @@ def test_a_step_has_the_same_rows_on_any_number_of_processes(rows):
 
 def test_batches_of_one_moment_are_of_similar_length():
     """Two ranks wait for each other: their batches should weigh the same."""
-    from helpers.stages.batching import LengthSampler
+    from helpers.stages.trainer import LengthSampler
 
     draw = random.Random(0)
     lengths = [draw.randint(5, 300) for _ in range(512)]

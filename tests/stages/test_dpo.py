@@ -17,7 +17,7 @@ from trl import DPOConfig
 from helpers.base import LabError, load_recipe
 from helpers.stages import check_dpo_start, dpo
 from helpers.stages import trainer as training
-from helpers.stages.dpo_trainer import measure_start_loss
+from helpers.stages.dpo import measure_start_loss
 
 FAST = (
     "dpo.per_device_batch=4",
@@ -47,7 +47,7 @@ def test_no_pairs_are_refused_before_a_model_loads(
     recipe, run, pairs, monkeypatch
 ):
     run.file("pairs.jsonl").write_text("")
-    monkeypatch.delattr(dpo, "train_adapter")
+    monkeypatch.delattr(dpo, "train")
     with pytest.raises(LabError, match=r"pairs\.jsonl holds no pairs"):
         dpo.run_dpo(recipe, run)
 

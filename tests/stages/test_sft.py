@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from training_rows import write_sft_rows
 
 from helpers.base import LabError, RunDir, load_recipe
-from helpers.stages import sft
+from helpers.stages import check_supervision, sft
 from helpers.stages import trainer as training
-from helpers.stages.batching import LengthSampler
+from helpers.stages.guards import check_rendered
+from helpers.stages.trainer import LengthSampler
 
 FAST = (
     "sft.min_steps_per_epoch=2",
@@ -173,15 +174,15 @@ def test_packed_rows_keep_every_document_whole(
 )
 def test_spoiled_training_tokens_are_refused(tokenizer, spoil, fault):
     ids, labels = [1, 40, 50, 60, 2], [-100, -100, 50, 60, 2]
-    training.check_supervision([(ids, labels)], [[1, 40]], tokenizer)
+    check_supervision([(ids, labels)], [[1, 40]], tokenizer)
     with pytest.raises(LabError, match=fault):
-        training.check_supervision([spoil(ids, labels)], [[1, 40]], tokenizer)
+        check_supervision([spoil(ids, labels)], [[1, 40]], tokenizer)
 
 
 def test_rows_of_another_template_are_refused(recipe, run, tokenizer, rows):
     with pytest.raises(LabError, match="Row 1 was not written"):
-        training.check_rendered(tokenizer, [rows[0].prompt], "boxed")
-    training.check_rendered(tokenizer, [rows[0].prompt], "plain")
+        check_rendered(tokenizer, [rows[0].prompt], "boxed")
+    check_rendered(tokenizer, [rows[0].prompt], "plain")
 
 
 def test_a_date_in_the_chat_template_does_not_make_rows_foreign(rows):
@@ -192,9 +193,9 @@ def test_a_date_in_the_chat_template_does_not_make_rows_foreign(rows):
         "{{ bos_token }}", "{{ bos_token }}Today: 02 Jan 2026. "
     )
     prompt = rows[0].prompt.replace("<|bos|>", "<|bos|>Today: 01 Jan 2026. ")
-    training.check_rendered(dated, [prompt], "plain")
+    check_rendered(dated, [prompt], "plain")
     with pytest.raises(LabError, match="Row 1"):
-        training.check_rendered(dated, [rows[0].prompt], "plain")
+        check_rendered(dated, [rows[0].prompt], "plain")
 
 
 def test_unknown_target_module_is_refused(tmp_path, run, tokenizer, rows):
@@ -365,7 +366,7 @@ def test_trainer_accumulates_to_the_effective_batch(
 def test_too_few_steps_are_refused_before_a_model_is_loaded(
     tmp_path, recipe, run, rows, monkeypatch
 ):
-    monkeypatch.setattr("helpers.models.load.load_model", None)
+    monkeypatch.setattr(sft, "load_model", None)
     recipe = change(tmp_path, "sft.min_steps_per_epoch=30")
     with pytest.raises(LabError, match="packing trap"):
         sft.run_sft(recipe, run)
