@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,7 @@ from helpers.base import LabError, RunDir, load_recipe, read_json
 from helpers.models import (
     find_base,
     load_model,
+    measure_cpu_room,
     measure_fp32,
     save_tokenizer,
     widen_adapter,
@@ -290,13 +292,11 @@ def test_another_error_of_the_unpacking_is_no_lack_of_memory(
 
 
 def test_room_is_that_of_the_container(monkeypatch):
-    from helpers import machine
-    from helpers.models import device_memory
-
-    monkeypatch.setattr(machine, "read_container_limit", lambda: 100)
-    assert device_memory.measure_cpu_room() == 100
-    monkeypatch.setattr(machine, "read_container_limit", lambda: None)
-    assert device_memory.measure_cpu_room() > 100
+    module = sys.modules[measure_cpu_room.__module__]
+    monkeypatch.setattr(module, "read_container_limit", lambda: 100)
+    assert measure_cpu_room() == 100
+    monkeypatch.setattr(module, "read_container_limit", lambda: None)
+    assert measure_cpu_room() > 100
 
 
 def read_storage(weight):
