@@ -24,7 +24,6 @@ from helpers.problems.golds import FILTERS, BadGold, read_gold
 from helpers.problems.rows import GYM_ROWS, ROW, Row, open_source
 from helpers.problems.sources import GYM_PREFIX, SOURCES, Source, find_source
 
-
 STEPS = (
     "read",
     "schema",
