@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from helpers.base.errors import LabError
-from helpers.base.records import disk_errors
+from helpers.base.records import disk_errors, write_json
 
 LOCK, OWNER = ".lock", ".lock.json"
 COMMAND_LENGTH = 200
@@ -97,8 +97,7 @@ def _take(lock: FileLock, folder: Path) -> None:
             raise _explain(folder, left)
         if left:
             print(f"stale lock of {_name(left)} removed.")
-        text = json.dumps(_describe_me()) + "\n"
-        (folder / OWNER).write_text(text, encoding="utf-8")
+        write_json(folder / OWNER, _describe_me())
 
 
 def _describe_me() -> dict[str, Any]:

@@ -153,7 +153,7 @@ def train(
     smoke_steps: int | None,
 ) -> dict[str, Any]:
     """Load the model, build the trainer, check its start, train, measure."""
-    from helpers.stages import trainer as training
+    import helpers.stages.trainer as training
 
     if stage.smoke:
         # Reference log-probabilities are computed for every pair at once.
@@ -293,7 +293,7 @@ def build_trainer(
     """TRL's DPOTrainer with a fresh LoRA and no reference model."""
     from trl import DPOConfig
 
-    from helpers.stages import trainer as training
+    import helpers.stages.trainer as training
 
     count = count_dpo_steps(config, len(pairs), smoke_steps)
     settings = training.build_arguments(

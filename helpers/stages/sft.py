@@ -113,7 +113,7 @@ def train(
     smoke_steps: int | None,
 ) -> dict[str, Any]:
     """Load the model, build the trainer, check its data, train, measure."""
-    from helpers.stages import trainer as training
+    import helpers.stages.trainer as training
 
     model, tokenizer = load_model(recipe, training=True)
     trainer = build_trainer(
@@ -249,7 +249,7 @@ def build_trainer(
     """TRL's SFTTrainer with a fresh LoRA, on prompt/completion rows."""
     from trl import SFTConfig
 
-    from helpers.stages import trainer as training
+    import helpers.stages.trainer as training
 
     settings = training.build_arguments(
         recipe,

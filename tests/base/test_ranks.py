@@ -329,9 +329,9 @@ def test_documented_launches_are_accepted():
     for line in lines:
         found = launch_command_parser().parse_args(shlex.split(line)[2:])
         assert (REPO_ROOT / found.config_file).is_file(), line
-        package, _, name = found.training_script.partition(".")
-        assert found.module and package == "helpers" and name in commands
-        context = commands[name].make_context(name, found.training_script_args)
+        name, *words = found.training_script_args
+        assert found.module and found.training_script == "helpers"
+        context = commands[name].make_context(name, words)
         recipe = load_recipe(
             context.params["tier"], context.params["sets"] or ()
         )
@@ -392,6 +392,7 @@ def test_the_task_rents_what_the_recipe_asks_for():
             stages.append(words[1])
             commands[words[1]].make_context(words[1], words[2:])
         if words[:1] == ["$LAUNCH"]:
-            stages.append(words[2].removeprefix("helpers."))
-            commands[stages[-1]].make_context(stages[-1], words[3:])
+            assert words[1:3] == ["-m", "helpers"]
+            stages.append(words[3])
+            commands[stages[-1]].make_context(stages[-1], words[4:])
     assert stages == ("distill sft merge dpo merge evaluate report".split())
