@@ -407,3 +407,41 @@ def test_initial_loss_is_compared_with_sampling(recipe, run, rows, capsys):
         metrics = sft.run_sft(recipe, run, smoke_steps=1)
         assert (metrics["initial_loss_warning"] is not None) == warns
         assert ("do not see the same" in capsys.readouterr().out) == warns
+
+
+def test_a_check_looks_at_all_but_the_model(
+    tmp_path, recipe, run, rows, tokenizer, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(sft, "load_model", None)
+        assert sft.run_sft(recipe, run, check=True) == {}
+        assert not run.file("sft").exists() and not run.ledger()
+        short = change(tmp_path, "sft.max_length=5")
+        with pytest.raises(LabError, match="All 45 rows"):
+            sft.run_sft(short, run, check=True)
+        other = change(tmp_path, "data.prompt_template=boxed")
+        with pytest.raises(LabError, match="Row 1 was not written"):
+            sft.run_sft(other, run, check=True)
+    metrics = sft.run_sft(recipe, run)
+    monkeypatch.setattr(sft, "load_model", None)
+    assert sft.run_sft(recipe, run, check=True) == metrics
+    warmer = change(tmp_path, "sft.learning_rate=3e-5")
+    with pytest.raises(LabError, match="changed: recipe"):
+        sft.run_sft(warmer, run, check=True)
+    assert sft.run_sft(warmer, run, check=True, force=True) == {}
+    assert run.file("sft", "adapter").is_dir()  # nothing is set aside
+
+
+def test_rows_that_are_left_out_count_for_the_steps(
+    tmp_path, run, rows, tokenizer, monkeypatch
+):
+    """Refused before a model is loaded."""
+    monkeypatch.setattr(sft, "load_model", None)
+    sizes = sorted(
+        len(tokenizer(r.prompt + r.completion)["input_ids"]) for r in rows
+    )
+    recipe = change(
+        tmp_path, f"sft.max_length={sizes[9]}", "sft.min_steps_per_epoch=5"
+    )
+    with pytest.raises(LabError, match="optimizer steps an epoch"):
+        sft.run_sft(recipe, run)
