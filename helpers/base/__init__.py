@@ -21,12 +21,7 @@ from helpers.base.lock import (
     require_unlocked,
     world_size,
 )
-from helpers.base.recipe import (
-    is_file_name,
-    list_recipes,
-    load_recipe,
-    recipe_hash,
-)
+from helpers.base.recipe import is_file_name, list_recipes, load_recipe
 from helpers.base.recipe_schema import (
     LORA_MODULES,
     PINNED_MODELS,
@@ -37,6 +32,7 @@ from helpers.base.recipe_schema import (
     ModelConfig,
     Recipe,
     TrainConfig,
+    recipe_hash,
 )
 from helpers.base.records import (
     Completion,

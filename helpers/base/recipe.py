@@ -9,8 +9,6 @@ torch.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,15 +50,6 @@ def load_recipe(
         return Recipe.model_validate(raw)
     except ValidationError as error:
         raise _explain(error, path) from None
-
-
-def recipe_hash(recipe: Recipe, *sections: str) -> str:
-    """Short SHA-256 of the named sections (all of them when none is named)."""
-    data = recipe.model_dump(mode="json")
-    if sections:
-        data = {name: data[name] for name in sections}
-    text = json.dumps(data, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def is_file_name(name_or_path: str | Path) -> bool:

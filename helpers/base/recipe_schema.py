@@ -7,6 +7,8 @@ unknown keys.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -515,3 +517,12 @@ class Recipe(Section):
             )
         merged = self.dpo.model_dump() | self.dpo_variants[name]
         return DpoConfig.model_validate(merged)
+
+
+def recipe_hash(recipe: Recipe, *sections: str) -> str:
+    """Short SHA-256 of the named sections (all of them when none is named)."""
+    data = recipe.model_dump(mode="json")
+    if sections:
+        data = {name: data[name] for name in sections}
+    text = json.dumps(data, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

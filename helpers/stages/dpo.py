@@ -89,7 +89,7 @@ def run_dpo(
 
     Returns:
         pairs, steps, losses, margins, accuracy, tie fraction, KL to the
-        reference on the pairs (nats a token) and the monitor's verdict.
+        reference on the pairs (nats a token) and what the monitor found.
 
     Raises:
         LabError: no pairs, no merged SFT model, or a loss before the first

@@ -475,12 +475,12 @@ class DpoMonitor:
         self._accuracies.append(accuracy)
         alarms = []
         if step >= self.noop_after_steps:
-            alarms += self._say_once("noop", self._judge_noop())
-        return alarms + self._say_once("overfit", self._judge_overfit())
+            alarms += self._alarm_once("noop", self._judge_noop())
+        return alarms + self._alarm_once("overfit", self._judge_overfit())
 
     def finish(self) -> list[str]:
-        """The verdict at the end, also of a run shorter than the wait."""
-        return self._say_once("noop", self._judge_noop())
+        """What to say at the end, also of a run shorter than the wait."""
+        return self._alarm_once("noop", self._judge_noop())
 
     def _judge_noop(self) -> str | None:
         return check_noop(self.step, self.mean_margin, self.noop_margin)
@@ -492,7 +492,7 @@ class DpoMonitor:
             self.step, self.mean_margin, self.overfit_margin, lowest
         )
 
-    def _say_once(self, key: str, text: str | None) -> list[str]:
+    def _alarm_once(self, key: str, text: str | None) -> list[str]:
         if text is None or key in self._said:
             return []
         self._said.add(key)

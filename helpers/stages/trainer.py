@@ -484,7 +484,7 @@ class DpoWatch(TrainerCallback):
             )
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
-        """Say the verdict, also of a run that was shorter than the wait."""
+        """Say how it ended, also of a run shorter than the wait."""
         self._write(self.monitor.finish())
 
     def _observe(self, step: int, logs: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ from helpers.base import (
     read_records,
     write_records,
 )
+from helpers.grading.completions import GradedCompletion
 from helpers.models import check_template, render_prompt, save_tokenizer
 from helpers.stages import (
     find_rows,
@@ -173,11 +174,15 @@ def write_harvest(recipe, tokenizer, run):
             tokenizer, problem.problem, recipe.data.prompt_template
         )
         samples[problem.id] = [
-            Completion(
+            GradedCompletion(
                 problem_id=problem.id,
                 sample=sample,
                 prompt=prompt,
                 response=answer(number, value),
+                gold=problem.answer,
+                extracted=value,
+                correct=value == problem.answer,
+                reason="",
                 finish_reason="stop",
                 tokens=9,
                 mean_logprob=-0.5,
