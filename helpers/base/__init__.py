@@ -8,10 +8,6 @@ from helpers.base.guards import (
     PLANNING,
     SAMPLING,
     TRAINING,
-    check_same_inputs,
-    check_space,
-    check_writable,
-    check_written,
     guard,
 )
 from helpers.base.hub import use_cache_when_unreachable
@@ -21,6 +17,7 @@ from helpers.base.lock import (
     require_unlocked,
     world_size,
 )
+from helpers.base.manifest import describe_machine, describe_record, make_note
 from helpers.base.recipe import is_file_name, list_recipes, load_recipe
 from helpers.base.recipe_schema import (
     LORA_MODULES,
@@ -42,6 +39,7 @@ from helpers.base.records import (
     RecordWriter,
     SftRow,
     append_records,
+    check_writable,
     choose_aside,
     disk_errors,
     group_samples,
@@ -64,14 +62,14 @@ from helpers.base.run import (
     RETIRED_INPUTS,
     RunDir,
     Tag,
+    check_same_inputs,
+    check_space,
+    check_written,
     compare_inputs,
-    describe_machine,
-    describe_record,
     find_harvest,
     fingerprint_model,
     fits,
     hash_file,
-    make_note,
     name_folder,
     record_folder,
     require_current_merge,

@@ -24,7 +24,7 @@ from typing import Any, TextIO, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from helpers.base.errors import LabError
-from helpers.base.guards import check_writable
+from helpers.base.guards import PLANNING, guard
 
 R = TypeVar("R", bound="Record")
 Row = TypeVar("Row")
@@ -353,6 +353,27 @@ def require_writable(folder: Path) -> None:
         str(folder),
         is_folder=folder.is_dir(),
         may_write=os.access(folder, os.W_OK | os.X_OK),
+    )
+
+
+@guard("unwritable output", PLANNING, doctor=True)
+def check_writable(path: str, *, is_folder: bool, may_write: bool) -> None:
+    """Refuse an output folder that nothing can be written to.
+
+    Story: the published 7B run wrote its scores at the end of each
+    evaluation. A stage that opens its output last also finds out last: after
+    the hour that was paid for, not before it.
+
+    Raises:
+        LabError: it is no folder, or this user may not write there.
+    """
+    if is_folder and may_write:
+        return
+    fault = "may not be written to" if is_folder else "is not a folder"
+    raise LabError(
+        f"{path} {fault}.",
+        why="every stage writes its results there",
+        fix="choose another --run-dir, or change the folder's owner or mode",
     )
 
 

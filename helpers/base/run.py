@@ -11,13 +11,10 @@ never deleted).
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
-import platform
 import shutil
-import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,10 +23,10 @@ from typing import Any
 
 import yaml
 
-from helpers import __version__
 from helpers.base.errors import LabError
-from helpers.base.guards import check_same_inputs, check_space, check_written
+from helpers.base.guards import AFTER, PLANNING, guard
 from helpers.base.lock import hold_lock, is_first_rank
+from helpers.base.manifest import describe_machine
 from helpers.base.recipe import load_recipe
 from helpers.base.recipe_schema import Recipe
 from helpers.base.records import (
@@ -42,7 +39,6 @@ from helpers.base.records import (
     write_text,
 )
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 REPO_ROOT = Path(__file__).resolve().parents[2]
 DATA_DIR = REPO_ROOT / "data"
 IDENTITY = ("name", "seed", "model", "data")
@@ -276,6 +272,61 @@ class RunDir:
             shutil.move(self._stage_file(stage), target / "stage.json")
 
 
+@guard("results that would be overwritten", PLANNING, doctor=True)
+def check_same_inputs(folder: str, stage: str, differ: Sequence[str]) -> None:
+    """Refuse to load, or to replace, results of another experiment.
+
+    Story: the published 7B run wrote the scores of the SFT and of the DPO
+    model to files of the same names, and a shell script renamed them in
+    between. Forget it once, and two models have one score.
+
+    Args:
+        folder: the run folder.
+        stage: whose results are there.
+        differ: names of the inputs that are not those of the results.
+
+    Raises:
+        LabError: any input differs.
+    """
+    if not differ:
+        return
+    raise LabError(
+        f"{folder} holds '{stage}' made from other inputs "
+        f"(changed: {', '.join(differ)}).",
+        why="loading it would mix two experiments",
+        fix="choose another --run-dir, or add --force to set the old "
+        "output aside and compute it again",
+    )
+
+
+@guard("unwritten output", AFTER)
+def check_written(stage: str, sizes: Mapping[str, int | None]) -> None:
+    """Refuse to call a stage finished whose results are not on disk.
+
+    Story: as its source reads, EulerForge 0.1.0 reloads a dense model for
+    its export and drops the weights that do not fit: the command ends well,
+    and the trained experts are nowhere. A stage is finished when its files
+    are there, not when it returns.
+
+    Args:
+        stage: its name.
+        sizes: for each output its bytes, of a folder those of all files in
+            it; None where there is nothing.
+
+    Raises:
+        LabError: names the outputs that are missing, or empty folders.
+    """
+    missing = [name for name, size in sizes.items() if size is None]
+    if not missing:
+        return
+    raise LabError(
+        f"Stage '{stage}' wrote no {', no '.join(missing)}.",
+        why="a stage counts as finished only with its results on disk",
+        fix="look at the messages above and at the free space, then start "
+        "the stage again",
+    )
+
+
 def compare_inputs(
     have: Mapping[str, str], want: Mapping[str, str]
 ) -> list[str]:
@@ -381,49 +432,29 @@ def require_space(path: str | Path, megabytes: int) -> None:
     check_space(str(path), free, megabytes)
 
 
-def describe_machine(recipe: Recipe) -> dict[str, Any]:
-    """What a manifest says: versions, commit, hardware, seed."""
-    versions = {"python": platform.python_version(), "helpers": __version__}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "recipe": recipe.name,
-        "seed": recipe.seed,
-        "versions": versions,
-        "commit": _git_commit(),
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-    }
+@guard("a disk that is too small", PLANNING, doctor=True)
+def check_space(path: str, free_mb: float, needed_mb: float) -> None:
+    """Refuse to start what would fill the disk in the middle of a save.
 
+    Story: a 7B model is 15 GB on disk, twice that while a merge stands
+    beside the model it replaces; the disk of a rented machine is often
+    smaller than its memory. A save that runs out of disk loses the hour
+    before it.
 
-def _git_commit() -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(REPO_ROOT), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+    Args:
+        free_mb: megabytes that are free.
+        needed_mb: megabytes that the stage will write.
 
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor()
+    Raises:
+        LabError: fewer are free than are needed.
+    """
+    if free_mb >= needed_mb:
+        return
+    raise LabError(
+        f"Only {free_mb:,.0f} MB are free where {path} lies; "
+        f"about {needed_mb:,.0f} MB are needed.",
+        fix="free some space or choose another --run-dir",
+    )
 
 
 def find_harvest(run: RunDir, name: str, smoke: bool = False) -> Path:
@@ -478,26 +509,6 @@ def record_folder(tier: str) -> Path:
 def stage_file(folder: Path, stage: str) -> Path:
     """The record of a finished stage in a run folder."""
     return folder / "stages" / f"{stage.replace('/', '-')}.json"
-
-
-def make_note(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stage keeps of the machine and code that recorded it."""
-    return {
-        "date": manifest["created"][:10],
-        "machine": describe_computer(manifest),
-        "commit": manifest.get("commit"),
-    }
-
-
-def describe_computer(manifest: Mapping[str, Any]) -> str:
-    """The processor and its cores."""
-    return f"{manifest['processor']}, {manifest['cores']} cores"
-
-
-def describe_record(manifest: Mapping[str, Any]) -> str:
-    """Note under a replayed figure: when and where it was recorded."""
-    date = manifest["created"][:10]
-    return f"recorded on {date}, {describe_computer(manifest)}"
 
 
 def fits(source: Path, recipe: Recipe) -> bool:
