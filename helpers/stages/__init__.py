@@ -36,7 +36,13 @@ from helpers.stages.merge_probe import measure_update
 from helpers.stages.needs import NEEDS
 from helpers.stages.sft import find_rows, run_sft
 from helpers.stages.solutions import list_against, run_solutions
-from helpers.stages.table import STAGES, StageInfo, list_stages, run_stage
+from helpers.stages.table import (
+    STAGES,
+    StageInfo,
+    list_needs,
+    list_stages,
+    run_stage,
+)
 
 __all__ = [
     "GUARDS",
@@ -64,6 +70,7 @@ __all__ = [
     "find_rows",
     "harvest_pairs",
     "list_against",
+    "list_needs",
     "list_stages",
     "load_exact",
     "load_training",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from helpers.results.ledger import recompute_open_rs
 from typer.testing import CliRunner
 
 from helpers.base import (
@@ -18,7 +19,6 @@ from helpers.base.recipe import RECIPE_DIR
 from helpers.cli import app
 from helpers.planner import find_card, plan, solve_batch
 from helpers.results import load_published, recompute_math_slm
-from helpers.results.ledger import recompute_open_rs
 
 NOT_RUN = "(planned, not run yet)"
 TIERS = [n for n in list_recipes() if load_recipe(n).hardware.card]

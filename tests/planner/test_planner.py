@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers.results.ledger import recompute_open_rs
 from rich.console import Console
 
 from helpers.base import LabError, load_recipe
@@ -55,7 +56,6 @@ from helpers.planner.workload import (
     count_trainable,
 )
 from helpers.results import price_idle_cards, recompute_math_slm
-from helpers.results.ledger import recompute_open_rs
 from helpers.results.plots import figure_png, plot_gantt, plot_memory_bar
 
 QWEN7 = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"

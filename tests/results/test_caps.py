@@ -9,7 +9,7 @@ from conftest import make_tokenizer
 
 from helpers.base import Completion, LabError, write_records
 from helpers.results import caps, sampled
-from helpers.results.outcomes import OUTCOMES
+from helpers.results.scores import OUTCOMES
 
 pytest.importorskip("transformers")
 

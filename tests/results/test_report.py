@@ -30,15 +30,20 @@ from helpers.results import (
     summarize_samples,
     write_report,
 )
-from helpers.results.outcomes import classify_outcome
-from helpers.results.report.blocks import flatten, is_number, show_seconds
-from helpers.results.report.markdown import escape, fence
+from helpers.results.report.page import (
+    escape,
+    fence,
+    flatten,
+    is_number,
+    show_seconds,
+)
 from helpers.results.report.sampling import build_sampled, cut_alike
 from helpers.results.report.scores import (
     OUTCOME_NAMES,
     compare_all,
     paired_row,
 )
+from helpers.results.scores import classify_outcome
 from tools.lm_eval import export_lm_eval
 
 TAGS = ("base", "sft", "dpo", "dpo-published")

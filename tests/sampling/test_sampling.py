@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from helpers.results.verdicts import regrade_rows
 from simulated_engine import PROMPT, SimulatedEngine
 
 from helpers.base import (
@@ -22,7 +23,6 @@ from helpers.base import (
     read_records,
     write_json,
 )
-from helpers.results.verdicts import regrade_rows
 from helpers.sampling import (
     SampleFile,
     SampleRequest,

@@ -400,8 +400,9 @@ def test_an_empty_benchmark_is_refused(tiny_recipe, run):
 
 
 def test_samples_are_graded_again_with_their_measures(tiny_recipe, run):
-    from helpers.base import write_json
     from helpers.regrade import run_regrade
+
+    from helpers.base import write_json
 
     draw(tiny_recipe, run, n=2)
     right = run.metrics()

@@ -4,7 +4,7 @@ Nothing here computes a statistic; intervals and shares come in ready made.
 Colours are Okabe and Ito's, and no figure relies on colour alone. A model
 has the same colour in every figure. Every figure can carry a provenance note
 (:func:`recorded_on`, :func:`published_by`) and is shown with alt text by
-:func:`show` in a notebook or :func:`figure_html` in a page.
+:func:`show` in a notebook or :func:`figure_data` in a page.
 """
 
 from helpers.results.plots.charts import (
@@ -27,7 +27,7 @@ from helpers.results.plots.evaluation import (
 from helpers.results.plots.planning import plot_gantt, plot_memory_bar
 from helpers.results.plots.style import (
     OKABE_ITO,
-    figure_html,
+    figure_data,
     figure_png,
     model_colour,
     published_by,
@@ -44,7 +44,7 @@ from helpers.results.plots.training import (
 __all__ = [
     "COURSE_STEPS",
     "OKABE_ITO",
-    "figure_html",
+    "figure_data",
     "figure_png",
     "model_colour",
     "plot_accuracy_grid",
