@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from helpers.results.ledger import recompute_open_rs
 from typer.testing import CliRunner
 
 from helpers.base import (
@@ -328,9 +327,11 @@ def test_published_grpo_experiments(number):
 
 
 def test_price_of_the_published_grpo_run():
-    _, rate = recompute_open_rs()
+    fact = load_published("open-rs").fact
     hardware = load_recipe("a40x4").hardware
-    assert hardware.usd_per_hour == rate * hardware.cards
+    price = hardware.usd_per_hour * fact("run.hours").value
+    assert price == fact("run.usd").value == 42
+    assert hardware.cards == fact("run.cards").value
 
 
 # --- the schema ------------------------------------------------------------
