@@ -50,7 +50,7 @@ from helpers.results.report.scores import (
     paired_row,
 )
 from helpers.results.report.training import build_lengths, build_training
-from tools.lm_eval import export_lm_eval
+from tools.lm_eval import export_lm_eval, main
 
 TAGS = ("base", "sft", "dpo", "dpo-published")
 # Share of right answers per model, and of cut-off ones among the wrong.
@@ -667,6 +667,16 @@ def test_lm_eval_of_other_problems_is_refused(empty_run):
 def test_export_of_nothing_is_refused(empty_run):
     with pytest.raises(LabError, match="no evaluation to export"):
         export_lm_eval(read_results(empty_run))
+
+
+def test_the_export_is_a_command(empty_run, tmp_path, capsys):
+    fill_evals(empty_run)
+    main(empty_run.path)
+    written = capsys.readouterr().out.splitlines()
+    assert len(written) == len(TAGS) * 5
+    assert all(line.startswith("written: ") for line in written)
+    with pytest.raises(LabError, match="There is no run in"):
+        main(tmp_path)
 
 
 def test_two_models_with_other_problems_are_a_gap_not_a_number(empty_run):
