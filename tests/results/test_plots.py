@@ -358,7 +358,6 @@ def test_provenance_notes():
     )
     assert note == "recorded on 2020-01-02 · tier pocket · X"
     assert plots.recorded_on({}) == "recorded on ?"
-    assert plots.published_by("someone") == "published by someone"
 
 
 def test_a_difference_is_drawn_at_its_points_with_its_interval():

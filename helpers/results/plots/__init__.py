@@ -3,7 +3,7 @@
 Nothing here computes a statistic; intervals and shares come in ready made.
 Colours are Okabe and Ito's, and no figure relies on colour alone. A model
 has the same colour in every figure. Every figure can carry a provenance note
-(:func:`recorded_on`, :func:`published_by`) and is shown with alt text by
+(:func:`recorded_on`) and is shown with alt text by
 :func:`show` in a notebook or :func:`figure_data` in a page.
 """
 
@@ -30,7 +30,6 @@ from helpers.results.plots.style import (
     figure_data,
     figure_png,
     model_colour,
-    published_by,
     recorded_on,
     show,
 )
@@ -63,7 +62,6 @@ __all__ = [
     "plot_outcomes",
     "plot_paired",
     "plot_pass_at_k",
-    "published_by",
     "recorded_on",
     "show",
 ]

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from helpers.results.plots.charts import legend_beside, plot_curves
+from helpers.results.plots.charts import (
+    draw_stack,
+    legend_beside,
+    plot_curves,
+)
 from helpers.results.plots.style import (
     AGREE,
-    HATCHES,
     INK,
     MUTED,
     OKABE_ITO,
@@ -80,21 +83,12 @@ def plot_caps(
 
 
 def _draw_stack(ax: Axes, points: Sequence[Counted]) -> None:
-    places, base = range(len(points)), [0.0] * len(points)
-    for i, (key, label, colour) in enumerate(KINDS):
-        shares = [100 * getattr(p, key) / p.n for p in points]
-        ax.bar(
-            places,
-            shares,
-            0.86,
-            bottom=base,
-            color=colour,
-            hatch=HATCHES[i],
-            edgecolor="white",
-            linewidth=0.5,
-            label=label,
-        )
-        base = [a + b for a, b in zip(base, shares, strict=True)]
+    places, colours = range(len(points)), [colour for *_, colour in KINDS]
+    parts = {
+        label: [100 * getattr(p, key) / p.n for p in points]
+        for key, label, _ in KINDS
+    }
+    draw_stack(ax, places, parts, colours, 0.86, upright=True)
     values = [100 * p.score.p for p in points]
     low = [100 * (p.score.p - p.score.low) for p in points]
     high = [100 * (p.score.high - p.score.p) for p in points]

@@ -104,11 +104,6 @@ def recorded_on(manifest: Mapping[str, Any]) -> str:
     return " · ".join(parts)
 
 
-def published_by(who: str) -> str:
-    """Provenance note of figures that are not ours."""
-    return f"published by {who}"
-
-
 def figure_png(figure: Figure) -> bytes:
     """The figure as PNG bytes."""
     buffer = io.BytesIO()
