@@ -33,7 +33,7 @@ from helpers.base import (
 )
 from helpers.grading import GRADER_VERSION, GradedCompletion
 from helpers.problems import load_problems
-from helpers.results import Results, read_results
+from helpers.results import Results, choose_benchmarks, read_results
 
 METRIC, FILTER = "exact_match", "none"
 NO_ANSWER = "[invalid]"  # what the harness writes when no regex matches
@@ -106,9 +106,7 @@ def make_samples(
     Raises:
         LabError: none of them is a problem of the recipe's benchmark.
     """
-    (config,) = [
-        b for b in results.run.recipe.evaluate.benchmarks if b.name == name
-    ]
+    (config,) = choose_benchmarks(results.run.recipe, [name])
     problems = load_problems(config.path, config.n)
     found = {row.problem_id: row for row in rows}
     settings = _generation(results)
@@ -224,9 +222,7 @@ def _score(name: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _describe_task(results: Results, name: str) -> dict[str, Any]:
-    (config,) = [
-        b for b in results.run.recipe.evaluate.benchmarks if b.name == name
-    ]
+    (config,) = choose_benchmarks(results.run.recipe, [name])
     return {
         "task": name,
         "dataset_path": config.path,

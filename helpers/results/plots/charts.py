@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from helpers.results.plots.style import (
     AGREE,
@@ -19,20 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from helpers.results.stats import Proportion
+
 MARKERS = "osD^vPX*"
 Curve = tuple[Sequence[float], Sequence[float]]
 
 
-class Share(Protocol):
-    """A score with its interval, as fractions (``stats.Proportion``)."""
-
-    p: float
-    low: float
-    high: float
-
-
 def plot_accuracy_grid(
-    grid: Mapping[str, Mapping[str, Share]],
+    grid: Mapping[str, Mapping[str, Proportion]],
     *,
     decoding: str,
     title: str = "Accuracy by benchmark",
@@ -66,7 +60,12 @@ def plot_accuracy_grid(
 
 
 def _draw_share(
-    ax: Axes, x: float, share: Share, width: float, colour: str, series: int
+    ax: Axes,
+    x: float,
+    share: Proportion,
+    width: float,
+    colour: str,
+    series: int,
 ) -> None:
     value = 100 * share.p
     below, above = value - 100 * share.low, 100 * share.high - value

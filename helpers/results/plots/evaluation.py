@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from helpers.results.plots.charts import (
     draw_stack,
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from helpers.results.caps import CapPoint
+    from helpers.results.stats import Difference, Interval
+
 # key of a point, its name in the legend, its colour
 KINDS = (
     ("right", "right", OKABE_ITO["green"]),
@@ -32,24 +35,8 @@ KINDS = (
 PANELS = "ABCDEFGH"
 
 
-class Counted(Protocol):
-    """Counts under one cap (``caps.CapPoint``)."""
-
-    cap: int
-    n: int
-    score: Any
-
-
-class Ranged(Protocol):
-    """An estimate with its interval, as fractions (``stats.Interval``)."""
-
-    value: float
-    low: float
-    high: float
-
-
 def plot_caps(
-    curves: Mapping[str, Sequence[Counted]],
+    curves: Mapping[str, Sequence[CapPoint]],
     *,
     title: str = "Accuracy against the token cap",
     subtitle: str = "",
@@ -82,7 +69,7 @@ def plot_caps(
     return figure
 
 
-def _draw_stack(ax: Axes, points: Sequence[Counted]) -> None:
+def _draw_stack(ax: Axes, points: Sequence[CapPoint]) -> None:
     places, colours = range(len(points)), [colour for *_, colour in KINDS]
     parts = {
         label: [100 * getattr(p, key) / p.n for p in points]
@@ -108,16 +95,8 @@ def _draw_stack(ax: Axes, points: Sequence[Counted]) -> None:
     ax.set_xlabel("cap in tokens", fontsize=9, color=INK)
 
 
-class Change(Protocol):
-    """A difference of two shares with its interval (``stats.Difference``)."""
-
-    diff: float
-    low: float
-    high: float
-
-
 def plot_differences(
-    panels: Mapping[str, Mapping[str, Change]],
+    panels: Mapping[str, Mapping[str, Difference]],
     *,
     title: str = "What changed, and how surely",
     subtitle: str = "",
@@ -154,7 +133,7 @@ def plot_differences(
 
 
 def plot_pass_at_k(
-    curves: Mapping[str, Mapping[int, Ranged]],
+    curves: Mapping[str, Mapping[int, Interval]],
     *,
     title: str = "What k samples can reach",
     subtitle: str = "",

@@ -17,6 +17,7 @@ from helpers.results.report.page import (
     flatten,
 )
 from helpers.results.report.training import find_twins
+from helpers.results.scores import choose_benchmarks
 
 EXAMPLES = 10
 
@@ -72,9 +73,7 @@ def _show_answer(tag: str, row: GradedCompletion, twin: str | None) -> Block:
 
 def _read_texts(results: Results, name: str) -> dict[str, str]:
     """The problems' own texts; the prompts stand in where they are gone."""
-    (config,) = [
-        b for b in results.run.recipe.evaluate.benchmarks if b.name == name
-    ]
+    (config,) = choose_benchmarks(results.run.recipe, [name])
     try:
         problems = load_problems(config.path, config.n)
     except LabError:
@@ -87,22 +86,11 @@ def build_settings(results: Results) -> Section:
     section = Section("settings", "Settings")
     data = results.run.recipe.model_dump(mode="json", exclude_none=True)
     benchmarks = data["evaluate"].pop("benchmarks")
-    section.table("Recipe", ["setting", "value"], flatten(_join_lists(data)))
+    rows = flatten(data, lists=True)
+    section.table("Recipe", ["setting", "value"], rows)
     section.table(
         "Benchmarks",
         ["name", "problems", "file or set", "plays the part of"],
         [[b["name"], str(b["n"]), b["path"], b["role"]] for b in benchmarks],
     )
     return section
-
-
-def _join_lists(values: dict) -> dict:
-    """Lists as one text each: ``flatten`` leaves lists out."""
-    return {
-        key: ", ".join(map(str, value))
-        if isinstance(value, list)
-        else _join_lists(value)
-        if isinstance(value, dict)
-        else value
-        for key, value in values.items()
-    }

@@ -244,10 +244,13 @@ def show_seconds(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
-    """Nested values as rows ``[dotted name, text]``; lists are skipped.
+def flatten(
+    values: Mapping[str, Any], prefix: str = "", *, lists: bool = False
+) -> list[list[str]]:
+    """Nested values as rows ``[dotted name, text]``.
 
-    A share (a mapping with ``text``, or with ``k`` and ``n``) is one row.
+    A share (a mapping with ``text``, or with ``k`` and ``n``) is one row, a
+    list too if ``lists`` says so; else it is skipped.
     """
     rows: list[list[str]] = []
     for key, value in values.items():
@@ -257,7 +260,10 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
             share = f"{value['k']}/{value['n']} ({100 * value['p']:.1f} %)"
             rows.append([f"{prefix}{key}", share])
         elif isinstance(value, Mapping):
-            rows += flatten(value, f"{prefix}{key}.")
+            rows += flatten(value, f"{prefix}{key}.", lists=lists)
         elif not isinstance(value, list):
             rows.append([f"{prefix}{key}", show_value(value)])
+        elif lists:
+            joined = ", ".join(map(str, value))
+            rows.append([f"{prefix}{key}", show_value(joined)])
     return rows

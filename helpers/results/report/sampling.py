@@ -23,7 +23,7 @@ FEW_POINTS = 2
 
 
 def build_caps(results: Results, load_tokenizer: Callable[[], Any]) -> Section:
-    """Accuracy against the cap on the main benchmark, and what it settles."""
+    """Accuracy against the cap on the main benchmark, and what it explains."""
     section = Section("caps", "Accuracy against the token cap")
     main = results.run.recipe.evaluate.main
     curves = read_curves(results, main, load_tokenizer)
