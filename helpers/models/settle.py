@@ -24,11 +24,12 @@ from helpers.models.precision import resolve_dtype
 SETTLED = "model.json"
 
 
-def settle_model(recipe: Recipe, run: RunDir) -> Recipe:
+def settle_model(recipe: Recipe, run: RunDir, check: bool = False) -> Recipe:
     """The recipe with dtype and rung fixed for this run.
 
     Recipes that fix both themselves come back as they are. A ladder is
-    walked by loading the base model, once in the life of a run.
+    walked by loading the base model, once in the life of a run; a ``check``
+    loads nothing, and takes what is found out already.
 
     Raises:
         LabError: no rung holds; the file was made for another recipe; a
@@ -38,6 +39,8 @@ def settle_model(recipe: Recipe, run: RunDir) -> Recipe:
         return recipe
     asked = recipe.model.model_dump(mode="json")
     path = run.file(SETTLED)
+    if check and not path.is_file():
+        return recipe
     if not path.is_file():
         write_json(path, {"asked": asked} | _find_out(recipe))
     stored = read_json(path)

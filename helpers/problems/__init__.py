@@ -15,7 +15,7 @@ from helpers.problems.contamination import (
 from helpers.problems.loading import load_problems, load_source, load_up_to
 from helpers.problems.mix import Mix, build_index, load_mix
 from helpers.problems.overlap import Overlap, ngram_overlap
-from helpers.problems.reading import find_copy, hash_problems
+from helpers.problems.reading import find_copy, hash_problems, is_local
 from helpers.problems.registry import (
     GYM_FAMILIES,
     GYM_PREFIX,
@@ -46,6 +46,7 @@ __all__ = [
     "find_kept",
     "find_source",
     "hash_problems",
+    "is_local",
     "kept_file",
     "load_mix",
     "load_problems",

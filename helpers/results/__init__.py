@@ -31,6 +31,7 @@ from helpers.results.stats import (
     n_needed_paired,
     newcombe_difference,
     proportion,
+    require_k,
     say_selection,
 )
 from helpers.results.verdicts import (
@@ -76,6 +77,7 @@ __all__ = [
     "regrade_command",
     "regrade_file",
     "renew_file",
+    "require_k",
     "result_name",
     "say_old_grades",
     "say_selection",

@@ -4,7 +4,16 @@ from importlib import import_module
 from typing import Any
 
 from helpers.base.guards import GUARDS
-from helpers.stages.distill import find_model, run_distill
+from helpers.stages.distill import (
+    Harvest,
+    distinct_fraction,
+    find_model,
+    harvest_pairs,
+    load_training,
+    measure_samples,
+    require_kept,
+    run_distill,
+)
 from helpers.stages.dpo import run_dpo
 from helpers.stages.evaluate import TOP_P, run_evaluate
 from helpers.stages.guards import (
@@ -21,22 +30,19 @@ from helpers.stages.guards import (
     check_pairs,
     check_reference_control,
 )
-from helpers.stages.harvest import (
-    Harvest,
-    distinct_fraction,
-    harvest_pairs,
-    load_training,
-    measure_harvest,
-    measure_samples,
-    require_kept,
-)
 from helpers.stages.merge import measure_fidelity, run_merge
 from helpers.stages.merge_base import load_exact, load_unmerged
 from helpers.stages.merge_probe import measure_update
 from helpers.stages.needs import NEEDS
 from helpers.stages.sft import find_rows, run_sft
 from helpers.stages.solutions import list_against, run_solutions
-from helpers.stages.table import STAGES, StageInfo, list_stages, run_stage
+from helpers.stages.table import (
+    STAGES,
+    StageInfo,
+    list_needs,
+    list_stages,
+    run_stage,
+)
 
 __all__ = [
     "GUARDS",
@@ -64,12 +70,12 @@ __all__ = [
     "find_rows",
     "harvest_pairs",
     "list_against",
+    "list_needs",
     "list_stages",
     "load_exact",
     "load_training",
     "load_unmerged",
     "measure_fidelity",
-    "measure_harvest",
     "measure_samples",
     "measure_start_loss",
     "measure_update",

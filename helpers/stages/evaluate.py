@@ -1,6 +1,8 @@
-"""Evaluate models on benchmarks: one line a problem, or several samples.
+"""Evaluation: models answer the recipe's benchmarks.
 
-One graded line a problem, greedy by default, goes to
+problems ─ sample what is missing ─ grade ─ count ─ record
+
+One line a problem, greedy by default, goes to
 ``eval/<tag>/<benchmark>.jsonl``; with ``evaluate.n`` above 1 that many
 samples a problem go to a file beside it, named by their temperature. What is
 on disk is never sampled again: more samples are added to those that are
@@ -9,8 +11,9 @@ there. Reading back and counting is in :mod:`helpers.results.scores`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +26,22 @@ from helpers.base import (
     RunDir,
     iter_records,
     load_recipe,
+    open_stage,
     read_json,
     require_current_merge,
-    require_space,
+    stage_file,
     write_records,
 )
 from helpers.models import model_path, settle_model
-from helpers.problems import hash_problems, load_problems
+from helpers.problems import hash_problems, is_local, load_problems
 from helpers.results import (
+    Interval,
     choose_benchmarks,
-    load_results,
-    load_samples,
     measure_benchmark,
+    proportion,
+    require_k,
     result_name,
-    say_old_grades,
     stage_name,
-    stats,
-    summarize_results,
 )
 from helpers.sampling import (
     Engine,
@@ -57,13 +59,7 @@ SPACE_MB = 50
 TOP_P = 1.0
 SAMPLES = "samples"  # the input that may grow
 
-__all__ = [
-    "TAGS",
-    "load_results",
-    "load_samples",
-    "run_evaluate",
-    "summarize_results",
-]
+Sets = dict[str, list[Problem]]  # benchmark: its problems
 
 
 def run_evaluate(
@@ -75,6 +71,7 @@ def run_evaluate(
     n: int | None = None,
     temperature: float | None = None,
     force: bool = False,
+    check: bool = False,
 ) -> dict[str, Any]:
     """Score the models ``tags`` on the recipe's benchmarks.
 
@@ -90,6 +87,8 @@ def run_evaluate(
         n, temperature: instead of the recipe's.
         force: set a model's old results aside and score it again, on all
             benchmarks that it had been scored on.
+        check: refuse what can be refused now; load and write nothing. A
+            benchmark that would come from the hub is not fetched.
 
     Returns:
         ``{tag: {benchmark: {k, n, truncated_wrong, finished_wrong,
@@ -104,17 +103,18 @@ def run_evaluate(
     recipe = _choose_settings(recipe, n, temperature)
     if recipe.evaluate.n > 1:
         run = _keep_settings(run, recipe)
-    chosen = choose_benchmarks(recipe, benchmarks)
-    sets = {b.name: load_problems(b.path, b.n) for b in chosen}
+    sets = {
+        b.name: load_problems(b.path, b.n)
+        for b in choose_benchmarks(recipe, benchmarks)
+        if not check or is_local(b.path)
+    }
     _require_problems(sets, recipe.evaluate.n)
     for tag in tags:  # refused before a model is loaded
         _require_model(recipe, run, tag)
-    require_space(run.path, SPACE_MB)
-    recipe = settle_model(recipe, run)
-    paths = {tag: _require_model(recipe, run, tag) for tag in tags}
+    recipe = settle_model(recipe, run, check)
     return {
-        tag: _evaluate_model(recipe, run, tag, paths[tag], sets, force)
-        for tag in paths
+        tag: evaluate_model(recipe, run, tag, sets, force, check)
+        for tag in tags
     }
 
 
@@ -125,7 +125,7 @@ def _choose_settings(
     asked = {"n": n, "temperature": temperature}
     changes = {key: value for key, value in asked.items() if value is not None}
     evaluate = recipe.evaluate.model_copy(update=changes)
-    stats.require_k(1, evaluate.n)
+    require_k(1, evaluate.n)
     if evaluate.n > 1 and not evaluate.temperature > 0:
         raise LabError(
             f"{evaluate.n} samples a problem at temperature "
@@ -134,19 +134,6 @@ def _choose_settings(
             fix="add --set evaluate.temperature=1, or set evaluate.n=1",
         )
     return recipe.model_copy(update={"evaluate": evaluate})
-
-
-def _require_problems(sets: dict[str, list[Problem]], n: int) -> None:
-    """Refuse a set that no score can be given on."""
-    for name, problems in sets.items():
-        if len(problems) >= (2 if n > 1 else 1):
-            continue
-        count = f"{len(problems)} problem{'s' * (len(problems) != 1)}"
-        raise LabError(
-            f"Benchmark '{name}' has {count}.",
-            why="a score needs a problem, and a mean over problems two",
-            fix="look at its problem file and at n in the recipe",
-        )
 
 
 def _keep_settings(run: RunDir, recipe: Recipe) -> RunDir:
@@ -159,6 +146,19 @@ def _keep_settings(run: RunDir, recipe: Recipe) -> RunDir:
     changes = {"n": stored.n, "temperature": stored.temperature}
     evaluate = recipe.evaluate.model_copy(update=changes)
     return RunDir(run.path, recipe.model_copy(update={"evaluate": evaluate}))
+
+
+def _require_problems(sets: Sets, n: int) -> None:
+    """Refuse a set that no score can be given on."""
+    for name, problems in sets.items():
+        if len(problems) >= (2 if n > 1 else 1):
+            continue
+        count = f"{len(problems)} problem{'s' * (len(problems) != 1)}"
+        raise LabError(
+            f"Benchmark '{name}' has {count}.",
+            why="a score needs a problem, and a mean over problems two",
+            fix="look at its problem file and at n in the recipe",
+        )
 
 
 def _require_model(recipe: Recipe, run: RunDir, tag: str) -> Path:
@@ -174,18 +174,112 @@ def _require_model(recipe: Recipe, run: RunDir, tag: str) -> Path:
     return path
 
 
-def _describe_inputs(recipe: Recipe, path: Path) -> dict[str, str]:
-    """What every line depends on besides its own problem."""
-    return describe_sampling(
-        recipe,
-        path,
-        temperature=recipe.evaluate.temperature,
-        top_p=TOP_P,
-        max_new_tokens=recipe.evaluate.max_new_tokens,
+def evaluate_model(
+    recipe: Recipe,
+    run: RunDir,
+    tag: str,
+    sets: Sets,
+    force: bool,
+    check: bool,
+) -> dict[str, Any]:
+    """Score one model; ``{benchmark: counts}`` of the benchmarks ``sets``."""
+    model = _require_model(recipe, run, tag)
+    evaluation = Evaluation(recipe, run, tag, model, force)
+    # What the stage was finished with: it may be asked for more now.
+    recorded = _read_inputs(run, evaluation.stage)
+    asked, before = list(sets), 0 if force else int(recorded.get(SAMPLES, 0))
+    n = max(recipe.evaluate.n, before)
+    if recorded and (force or n > before > 0):
+        # All its benchmarks are scored again, or get more samples: scores
+        # of before and after must not stand side by side.
+        sets = _load_recorded(recipe, recorded) | sets
+    inputs = evaluation.describe_sampling()
+    inputs |= _describe_benchmarks(recipe, {*sets, *recorded})
+    if evaluation.several:
+        inputs[SAMPLES] = str(n)
+    grown = not force and _extends(recorded, inputs)
+    # Scores of benchmarks that are not asked for now stay in the record.
+    kept = (
+        run.metrics().get(evaluation.stage, {})
+        if recorded and not force
+        else {}
     )
+    names = [
+        b.name
+        for b in recipe.evaluate.benchmarks
+        if b.name in kept or b.name in sets
+    ]
+    with open_stage(
+        run,
+        evaluation.stage,
+        inputs,
+        outputs=[evaluation.file(name) for name in names],
+        megabytes=SPACE_MB,
+        grown=grown,
+        force=force,
+        check=check,
+    ) as stage:
+        if stage.is_needed:
+            scores = kept | score_sets(evaluation, sets, n)
+            stage.metrics = {name: scores[name] for name in names}
+    return {name: stage.metrics[name] for name in asked if stage.metrics}
 
 
-def _describe_benchmarks(recipe: Recipe, names: set[str]) -> dict[str, str]:
+@dataclass
+class Evaluation:
+    """One model and how it is asked; its results may be of several runs."""
+
+    recipe: Recipe
+    run: RunDir
+    tag: str
+    model: Path
+    force: bool
+
+    @property
+    def several(self) -> float | None:
+        """The temperature, where several samples a problem are drawn."""
+        asked = self.recipe.evaluate
+        return asked.temperature if asked.n > 1 else None
+
+    @property
+    def stage(self) -> str:
+        """The name in the run."""
+        return stage_name(self.tag, self.several)
+
+    def file(self, benchmark: str) -> str:
+        """The completions, a path in the run."""
+        return result_name(self.tag, benchmark, self.several)
+
+    def describe_sampling(self) -> dict[str, str]:
+        """What every line depends on besides its own problem."""
+        return describe_sampling(
+            self.recipe,
+            self.model,
+            temperature=self.recipe.evaluate.temperature,
+            top_p=TOP_P,
+            max_new_tokens=self.recipe.evaluate.max_new_tokens,
+        )
+
+
+def _read_inputs(run: RunDir, stage: str) -> dict[str, str]:
+    path = stage_file(run.path, stage)
+    inputs = read_json(path)["inputs"] if path.is_file() else {}
+    return {k: v for k, v in inputs.items() if k not in RETIRED_INPUTS}
+
+
+def _load_recorded(recipe: Recipe, recorded: dict[str, str]) -> Sets:
+    """The problems of the benchmarks that a stage's inputs name."""
+    return {
+        b.name: load_problems(b.path, b.n)
+        for b in recipe.evaluate.benchmarks
+        if f"benchmark {b.name}" in recorded
+    }
+
+
+def _describe_benchmarks(
+    recipe: Recipe, names: Iterable[str]
+) -> dict[str, str]:
+    """The named benchmarks as inputs; a name may be that of an input."""
     return {
         f"benchmark {b.name}": f"{hash_problems(b.path)} n={b.n}"
         for b in recipe.evaluate.benchmarks
@@ -193,128 +287,60 @@ def _describe_benchmarks(recipe: Recipe, names: set[str]) -> dict[str, str]:
     }
 
 
-def _read_stage_inputs(run: RunDir, stage: str) -> dict[str, str]:
-    path = run.file("stages", f"{stage.replace('/', '-')}.json")
-    inputs = read_json(path)["inputs"] if path.is_file() else {}
-    return {k: v for k, v in inputs.items() if k not in RETIRED_INPUTS}
-
-
-def _load_earlier(
-    recipe: Recipe, earlier: dict[str, str]
-) -> dict[str, list[Problem]]:
-    """The problems of the benchmarks that a stage's inputs name."""
-    return {
-        b.name: load_problems(b.path, b.n)
-        for b in recipe.evaluate.benchmarks
-        if f"benchmark {b.name}" in earlier
-    }
-
-
-def _evaluate_model(
-    recipe: Recipe,
-    run: RunDir,
-    tag: str,
-    path: Path,
-    sets: dict[str, list[Problem]],
-    force: bool,
-) -> dict[str, Any]:
-    stage = stage_name(tag, _mark(recipe))
-    common = _describe_inputs(recipe, path)
-    earlier, asked = _read_stage_inputs(run, stage), list(sets)
-    before = 0 if force else int(earlier.get(SAMPLES, 0))
-    n = max(recipe.evaluate.n, before)
-    if force or (earlier and n > before > 0):
-        # Scores of before and after must not stand side by side.
-        sets = _load_earlier(recipe, earlier) | sets
-    inputs = common | _describe_benchmarks(recipe, {*sets, *earlier})
-    if recipe.evaluate.n > 1:
-        inputs[SAMPLES] = str(n)
-    # More than last time goes on with the stage; a change is refused.
-    extends = not force and _extends(earlier, inputs)
-    if not extends and run.is_done(stage, inputs, force):
-        print(f"{stage}: done with these inputs, loaded.")
-        say_old_grades(run, [_file(recipe, tag, name) for name in asked])
-        saved = run.metrics()[stage]
-        return {name: saved[name] for name in asked}
-    saved = run.metrics().get(stage, {}) if earlier and not force else {}
-    with run.stage(stage, inputs) as record:
-        scores = _score_sets(recipe, run, tag, path, sets, common, n, force)
-        names = [b.name for b in recipe.evaluate.benchmarks]
-        merged = saved | scores
-        record["metrics"] = {n: merged[n] for n in names if n in merged}
-        record["outputs"] = [_file(recipe, tag, x) for x in record["metrics"]]
-        say_old_grades(run, record["outputs"])
-    return {name: scores[name] for name in asked}
-
-
-def _extends(earlier: dict[str, str], inputs: dict[str, str]) -> bool:
+def _extends(recorded: dict[str, str], inputs: dict[str, str]) -> bool:
     """More benchmarks or samples than last time; a change is no extension."""
-    same = {key: value for key, value in earlier.items() if key != SAMPLES}
-    return earlier != inputs and same.items() <= inputs.items()
+    same = {key: value for key, value in recorded.items() if key != SAMPLES}
+    return recorded != inputs and same.items() <= inputs.items()
 
 
-def _mark(recipe: Recipe) -> float | None:
-    """The temperature that names the files of several samples."""
-    return recipe.evaluate.temperature if recipe.evaluate.n > 1 else None
-
-
-def _file(recipe: Recipe, tag: str, benchmark: str) -> str:
-    return result_name(tag, benchmark, _mark(recipe))
-
-
-def _score_sets(
-    recipe: Recipe,
-    run: RunDir,
-    tag: str,
-    path: Path,
-    sets: dict[str, list[Problem]],
-    common: dict[str, str],
-    n: int,
-    force: bool,
-) -> dict[str, Any]:
+def score_sets(evaluation: Evaluation, sets: Sets, n: int) -> dict[str, Any]:
     """Sample what is missing, benchmark by benchmark; return the counts."""
     scores: dict[str, Any] = {}
-    stage = stage_name(tag, _mark(recipe))
     engine: Engine | None = None
     with ExitStack() as stack:
         for name, problems in sets.items():
-            inputs = common | _describe_benchmarks(recipe, {name})
-            single = run.file(result_name(tag, name))
-            samples = open_samples(
-                run, _file(recipe, tag, name), inputs, force
-            )
-            if n > 1 and not samples.rows:
-                _take_single(single, inputs, samples)
-            title = f"{tag} on {name}"
+            samples = _open_file(evaluation, name)
+            title = f"{evaluation.tag} on {name}"
             if samples.count_missing(problems, n):
                 engine = engine or stack.enter_context(
-                    open_engine(recipe, path, log_dir=run.file("logs"))
+                    open_engine(
+                        evaluation.recipe,
+                        evaluation.model,
+                        log_dir=evaluation.run.file("logs"),
+                    )
                 )
-                _answer(recipe, title, problems, samples, engine, n)
-            scores[name] = measure_benchmark(run, stage, name, n) or {}
-            _say_score(title, scores[name])
+                _answer(evaluation.recipe, title, problems, samples, engine, n)
+            counts = (
+                measure_benchmark(evaluation.run, evaluation.stage, name, n)
+                or {}
+            )
+            _say_score(title, counts)
+            scores[name] = counts
     return scores
 
 
-def _take_single(
-    single: Path, inputs: dict[str, str], samples: SampleFile
-) -> None:
-    """Sample 0 of each problem, where it was drawn alone with these inputs."""
+def _open_file(evaluation: Evaluation, benchmark: str) -> SampleFile:
+    """The completions on a benchmark, as many as are there.
+
+    A sample that was drawn alone with these inputs is the first of several.
+    """
+    inputs = evaluation.describe_sampling()
+    inputs |= _describe_benchmarks(evaluation.recipe, {benchmark})
+    samples = open_samples(
+        evaluation.run, evaluation.file(benchmark), inputs, evaluation.force
+    )
+    single = evaluation.run.file(result_name(evaluation.tag, benchmark))
     stamp = single.with_suffix(".inputs.json")
-    if single.is_file() and stamp.is_file() and read_json(stamp) == inputs:
+    if (
+        evaluation.several
+        and not samples.rows
+        and single.is_file()
+        and stamp.is_file()
+        and read_json(stamp) == inputs
+    ):
         write_records(samples.path, iter_records(single, Completion))
         samples.refresh()
-
-
-def _say_score(title: str, counts: dict[str, Any]) -> None:
-    if "k" in counts:
-        say_unusable(title, counts["too_long"], counts["empty"], counts["n"])
-        print(f"{title}: {stats.proportion(counts['k'], counts['n'])}")
-        return
-    n = counts["samples"]
-    average = stats.Interval(*counts["avg"])
-    best = stats.Interval(*counts["pass"][str(n)])
-    print(f"{title}: avg@{n} {average}, pass@{n} {best}")
+    return samples
 
 
 def _answer(
@@ -344,3 +370,14 @@ def _answer(
         total=n * len(problems),
         n=n,
     )
+
+
+def _say_score(title: str, counts: dict[str, Any]) -> None:
+    if "k" in counts:
+        say_unusable(title, counts["too_long"], counts["empty"], counts["n"])
+        print(f"{title}: {proportion(counts['k'], counts['n'])}")
+        return
+    n = counts["samples"]
+    average = Interval(*counts["avg"])
+    best = Interval(*counts["pass"][str(n)])
+    print(f"{title}: avg@{n} {average}, pass@{n} {best}")
