@@ -354,6 +354,35 @@ def test_what_is_no_mix_is_refused(
         start(adapt(tmp_path, **changes), "odd")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mix": {"gsm8k-trian": 5}}, "Did you mean 'gsm8k-train'"),
+        ({"mix": {"worked.jsonl": 5}, "against": ["no.jsonl"]}, "no.jsonl"),
+    ],
+)
+def test_a_check_names_a_set_that_is_not_there(
+    tmp_path, pool, start, changes, message, monkeypatch
+):
+    monkeypatch.setenv("MATHSLM_DATA_DIR", str(tmp_path))
+    recipe = adapt(tmp_path, **changes)
+    run = RunDir.open(tmp_path / "checked", recipe)
+    with pytest.raises(LabError, match=message):
+        run_solutions(recipe, run, check=True)
+
+
+def test_a_check_writes_nothing(tmp_path, pool, start):
+    recipe = adapt(tmp_path, mix={pool: 20})
+    run = RunDir.open(tmp_path / "solved", recipe)
+    before = sorted(run.path.rglob("*"))
+    assert run_solutions(recipe, run, check=True) == {}
+    assert sorted(run.path.rglob("*")) == before
+    metrics, _, _ = start(recipe)
+    assert run_solutions(recipe, run, check=True) == metrics
+    with pytest.raises(LabError, match="made from other inputs"):
+        run_solutions(adapt(tmp_path, mix={pool: 10}), run, check=True)
+
+
 def test_a_recipe_without_solutions_says_how(tiny_recipe, run):
     with pytest.raises(LabError, match="trains on its own samples"):
         run_solutions(tiny_recipe, run)
