@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from helpers.base import LabError, RunDir
-from helpers.cli.base import (
+from helpers.cli.base import require_run
+from helpers.experiments.options import (
     DEFAULT_TIER,
     RunFolder,
     load_setup,
     out,
-    require_run,
 )
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from helpers.results.scores import (
 )
 from helpers.results.stats import (
     WORDS,
+    Comparison,
     Interval,
     Proportion,
     bootstrap_mean,
@@ -45,6 +46,7 @@ from helpers.results.verdicts import (
 
 __all__ = [
     "WORDS",
+    "Comparison",
     "FileChange",
     "Interval",
     "Proportion",

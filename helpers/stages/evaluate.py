@@ -59,7 +59,7 @@ SPACE_MB = 50
 TOP_P = 1.0
 SAMPLES = "samples"  # the input that may grow
 
-Sets = dict[str, list[Problem]]  # benchmark: its problems
+ProblemSets = dict[str, list[Problem]]  # benchmark: its problems
 
 
 def run_evaluate(
@@ -148,7 +148,7 @@ def _keep_settings(run: RunDir, recipe: Recipe) -> RunDir:
     return RunDir(run.path, recipe.model_copy(update={"evaluate": evaluate}))
 
 
-def _require_problems(sets: Sets, n: int) -> None:
+def _require_problems(sets: ProblemSets, n: int) -> None:
     """Refuse a set that no score can be given on."""
     for name, problems in sets.items():
         if len(problems) >= (2 if n > 1 else 1):
@@ -178,7 +178,7 @@ def evaluate_model(
     recipe: Recipe,
     run: RunDir,
     tag: str,
-    sets: Sets,
+    sets: ProblemSets,
     force: bool,
     check: bool,
 ) -> dict[str, Any]:
@@ -267,7 +267,7 @@ def _read_inputs(run: RunDir, stage: str) -> dict[str, str]:
     return {k: v for k, v in inputs.items() if k not in RETIRED_INPUTS}
 
 
-def _load_recorded(recipe: Recipe, recorded: dict[str, str]) -> Sets:
+def _load_recorded(recipe: Recipe, recorded: dict[str, str]) -> ProblemSets:
     """The problems of the benchmarks that a stage's inputs name."""
     return {
         b.name: load_problems(b.path, b.n)
@@ -293,7 +293,9 @@ def _extends(recorded: dict[str, str], inputs: dict[str, str]) -> bool:
     return recorded != inputs and same.items() <= inputs.items()
 
 
-def score_sets(evaluation: Evaluation, sets: Sets, n: int) -> dict[str, Any]:
+def score_sets(
+    evaluation: Evaluation, sets: ProblemSets, n: int
+) -> dict[str, Any]:
     """Sample what is missing, benchmark by benchmark; return the counts."""
     scores: dict[str, Any] = {}
     engine: Engine | None = None
