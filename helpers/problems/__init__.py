@@ -12,19 +12,28 @@ from helpers.problems.contamination import (
     Hit,
     decontaminate,
 )
-from helpers.problems.loading import load_problems, load_source, load_up_to
+from helpers.problems.load import (
+    STEPS,
+    LoadReport,
+    load_problems,
+    load_source,
+    load_up_to,
+)
 from helpers.problems.mix import Mix, build_index, load_mix
-from helpers.problems.overlap import Overlap, ngram_overlap
-from helpers.problems.reading import find_copy, hash_problems, is_local
-from helpers.problems.registry import (
+from helpers.problems.rows import (
+    find_copy,
+    find_kept,
+    hash_problems,
+    is_local,
+    kept_file,
+)
+from helpers.problems.sources import (
     GYM_FAMILIES,
     GYM_PREFIX,
     SOURCES,
     Source,
     find_source,
 )
-from helpers.problems.report import STEPS, LoadReport
-from helpers.problems.revisions import find_kept, kept_file
 from helpers.problems.worked import BadSolution, write_worked
 
 __all__ = [
@@ -38,7 +47,6 @@ __all__ = [
     "Hit",
     "LoadReport",
     "Mix",
-    "Overlap",
     "Source",
     "build_index",
     "decontaminate",
@@ -52,6 +60,5 @@ __all__ = [
     "load_problems",
     "load_source",
     "load_up_to",
-    "ngram_overlap",
     "write_worked",
 ]

@@ -2,7 +2,8 @@
 
 Rules: ``text`` is the field itself, ``number`` a number in it, ``hash`` what
 follows the last ``####``, ``boxed`` the last box of a solution, ``prose`` what
-the grader would read from an unmarked text.
+the grader would read from an unmarked text. Which rows are kept at all is
+said by the filters at the end.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from helpers.grading import extract_answer, last_box, parse_number
-from helpers.problems.registry import Source
+from helpers.problems.sources import Source
 
 MAX_CHARACTERS = 400  # longer than any answer of the sets here
 
@@ -133,3 +134,28 @@ def _check_gold(answer: str, numeric: bool) -> None:
         raise BadGold("braces of the answer do not match")
     if numeric and parse_number(_DEGREES.sub("", answer)) is None:
         raise BadGold("the answer is not a number")
+
+
+_IMAGE = re.compile(r"!\[[^\]]*\]\(|<img\b|\\includegraphics")
+_PROOF = {"", "n/a", "none", "proof", "null", "-"}
+
+
+def keep_correct(row: dict[str, Any]) -> str:
+    """Rows whose response was checked and right (NuminaMath-QwQ)."""
+    return "" if row.get("correct") is True else "not marked correct"
+
+
+def keep_text_only(row: dict[str, Any]) -> str:
+    """Problems without a picture that end in an answer (MathNet)."""
+    if row.get("images") or _IMAGE.search(str(row["problem_markdown"])):
+        return "needs an image"
+    answer = row.get("final_answer")
+    if answer is None or str(answer).strip().lower() in _PROOF:
+        return "no final answer"
+    return ""
+
+
+FILTERS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "correct": keep_correct,
+    "text-only": keep_text_only,
+}

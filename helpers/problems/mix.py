@@ -8,9 +8,15 @@ from dataclasses import dataclass, field
 
 from helpers.base import LabError, Problem
 from helpers.problems.contamination import ContaminationIndex
-from helpers.problems.loading import Seen, collect, load_problems, require_rows
-from helpers.problems.registry import SOURCES, Source, find_source
-from helpers.problems.report import STEPS, LoadReport
+from helpers.problems.load import (
+    STEPS,
+    LoadReport,
+    Seen,
+    collect,
+    load_problems,
+    require_rows,
+)
+from helpers.problems.sources import SOURCES, Source, find_source
 
 
 @dataclass
@@ -74,7 +80,7 @@ def load_mix(
         least: a source that gives less than this share of what was wanted
             is lost, and a mix without it is not the mix that was asked for.
         masked, words: see :class:`ContaminationIndex`.
-        sources: sources by name that are not in the registry, or replace
+        sources: sources by name that are not in ``SOURCES``, or replace
             one of it.
 
     Raises:

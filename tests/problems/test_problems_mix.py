@@ -8,12 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from problem_rows import ROWS, write_rows
-from test_grading_external import outside
+from shared_data import outside
 
 from helpers.base import LabError, Problem
 from helpers.problems import Source, decontaminate, load_mix, load_problems
-from helpers.problems.contamination import ContaminationIndex
-from helpers.problems.texts import mask_numbers, split_words, text_key
+from helpers.problems.contamination import (
+    ContaminationIndex,
+    mask_numbers,
+    split_words,
+    text_key,
+)
 
 PARTS = {"numina-qwq": 20, "gsm8k-train": 12, "gsm-hard": 4}
 THINGS = ("apples", "boats", "coins", "drums", "eels", "forks")

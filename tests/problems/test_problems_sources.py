@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 from problem_rows import ROWS, write_rows
-from test_grading_external import outside
+from shared_data import outside
 from typer.testing import CliRunner
 
 from helpers.base import DATA_DIR, LabError
@@ -14,8 +14,8 @@ from helpers.cli import app
 from helpers.grading import parse_number
 from helpers.problems import SOURCES, Source, load_problems, load_source
 from helpers.problems.golds import RULES
-from helpers.problems.registry import GYM_FAMILIES
-from helpers.problems.report import STEPS
+from helpers.problems.load import STEPS
+from helpers.problems.sources import GYM_FAMILIES
 
 HUB = [name for name, source in SOURCES.items() if source.hub_id]
 

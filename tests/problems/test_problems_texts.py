@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.problems import load_source
-from helpers.problems.texts import text_digest, text_key
+from helpers.problems.contamination import text_digest, text_key
 
 DIFFERENT = [
     ("1.5 + 2", "15 + 2"),

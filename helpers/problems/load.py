@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +12,99 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from helpers.base import LabError, Problem, did_you_mean
-from helpers.problems.contamination import ContaminationIndex
-from helpers.problems.files import load_file
-from helpers.problems.filters import FILTERS
-from helpers.problems.golds import BadGold, read_gold
-from helpers.problems.reading import GYM_ROWS, ROW, Row, open_source
-from helpers.problems.registry import GYM_PREFIX, SOURCES, Source, find_source
-from helpers.problems.report import LoadReport
-from helpers.problems.texts import text_digest
+from helpers.base import (
+    LabError,
+    Problem,
+    did_you_mean,
+    read_records,
+    resolve_data,
+)
+from helpers.problems.contamination import ContaminationIndex, text_digest
+from helpers.problems.golds import FILTERS, BadGold, read_gold
+from helpers.problems.rows import GYM_ROWS, ROW, Row, open_source
+from helpers.problems.sources import GYM_PREFIX, SOURCES, Source, find_source
+
+STEPS = (
+    "read",
+    "schema",
+    "filter",
+    "gold",
+    "duplicates",
+    "decontamination",
+    "cap",
+)
+MAX_EXAMPLES = 3
+
+
+@dataclass
+class LoadReport:
+    """Rows of one source that survive each of ``STEPS``.
+
+    ``total`` is the size of the source where it is known; ``read`` is less
+    when enough rows were found before its end. ``dropped`` counts reasons
+    per step, ``examples`` has the first ids of each, ``golds`` says which
+    field and rule gave the answers, ``unused`` names columns that are not
+    read, ``notes`` what else differs from ``sources.yaml``.
+    """
+
+    name: str
+    where: str = ""
+    asked: int | None = None
+    total: int | None = None
+    steps: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(STEPS, 0)
+    )
+    dropped: dict[str, Counter[str]] = field(
+        default_factory=lambda: {step: Counter() for step in STEPS}
+    )
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    golds: Counter[str] = field(default_factory=Counter)
+    unused: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def kept(self) -> int:
+        """Rows that survived everything."""
+        return self.steps["cap"]
+
+    @property
+    def n_dropped(self) -> int:
+        """Rows that were read and left out for a reason, the cap aside."""
+        counts = (c for s, c in self.dropped.items() if s != "cap")
+        return sum(sum(count.values()) for count in counts)
+
+    def drop(self, step: str, reason: str, row_id: str) -> None:
+        """Count a row that ends at ``step``, and why."""
+        self.dropped[step][reason] += 1
+        shown = self.examples.setdefault(f"{step}: {reason}", [])
+        if len(shown) < MAX_EXAMPLES:
+            shown.append(row_id)
+
+    def find_loss(self) -> str:
+        """The step that left nothing, or "" when something is left."""
+        for step in STEPS:
+            if not self.steps[step]:
+                return step
+        return ""
+
+    def list_reasons(self) -> list[str]:
+        """One line per reason: step, count, reason, first ids."""
+        return [
+            f"{step}: {count:,} × {reason} "
+            f"(e.g. {', '.join(self.examples[f'{step}: {reason}'])})"
+            for step, counts in self.dropped.items()
+            for reason, count in counts.most_common()
+        ]
+
+    def __str__(self) -> str:
+        of = f" of {self.total:,}" if self.total is not None else ""
+        lines = [
+            f"{self.name}: {self.steps['read']:,}{of} rows read, "
+            f"{self.kept:,} kept ({self.where})"
+        ]
+        lines += [f"  {line}" for line in self.list_reasons()]
+        lines += [f"  note: {line}" for line in self.notes]
+        return "\n".join(lines)
 
 
 @dataclass
@@ -265,3 +350,48 @@ def _make_problem(
         source=source.name,
         solution=solution,
     )
+
+
+def load_file(path: str | Path, n: int | None = None) -> list[Problem]:
+    """The first ``n`` problems of a JSONL file, or all of them.
+
+    Args:
+        path: absolute, or relative to ``data/`` (``MATHSLM_DATA_DIR`` is
+            looked in first).
+        n: how many; None for all.
+
+    Raises:
+        LabError: no such file, no problem in it, a line that lacks a field,
+            an empty problem or answer, two problems with one id, or fewer
+            than ``n`` problems.
+    """
+    path = resolve_data(path)
+    problems = read_records(path, Problem)
+    if not problems:
+        raise LabError(
+            f"{path} holds no problem.",
+            fix="it must have one JSON object a line, with id, problem "
+            "and answer",
+        )
+    for problem in problems:
+        if not problem.problem.strip() or not problem.answer.strip():
+            raise LabError(
+                f"{path}: '{problem.id}' has an empty problem or answer.",
+                why="a response to it could not be graded",
+                fix="mend or delete that line",
+            )
+    ids = Counter(problem.id for problem in problems)
+    twice = [name for name, count in ids.items() if count > 1]
+    if twice:
+        raise LabError(
+            f"{path}: {len(twice)} ids occur more than once, "
+            f"for example '{twice[0]}'.",
+            why="results are compared problem by problem, by id",
+            fix="give every problem an id of its own",
+        )
+    if n is not None and n > len(problems):
+        raise LabError(
+            f"{path} holds {len(problems)} problems, {n} were asked for.",
+            fix=f"ask for at most {len(problems)}",
+        )
+    return problems if n is None else problems[:n]
