@@ -10,11 +10,11 @@ from collections import Counter
 
 import pytest
 from faulty_server import FAULTS, FaultyServer, answer
+from helpers.sampling.dispatch import TRIES
 
 from helpers.base import LabError
 from helpers.sampling import SampleRequest, derive_seed, open_engine
-from helpers.sampling.dispatch import TRIES
-from helpers.sampling.openai_client import normalise_url
+from helpers.sampling.vllm_client import normalise_url
 
 PASSING = ("500", "502", "503", "429", "reset", "truncated", "short")
 CAP = 40

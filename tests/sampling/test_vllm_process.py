@@ -14,6 +14,8 @@ import textwrap
 
 import pytest
 from faulty_server import read_starts, write_command
+from helpers.sampling.dispatch import RESTARTS
+from helpers.sampling.server_process import has_processes
 from test_vllm_client import (
     check_all_once,
     make_requests,
@@ -23,13 +25,11 @@ from test_vllm_client import (
 
 from helpers.base import REPO_ROOT, LabError
 from helpers.sampling import open_engine, server_process
-from helpers.sampling.dispatch import RESTARTS
-from helpers.sampling.server_process import (
+from helpers.sampling.vllm_serve import (
     PORT_TRIES,
     ServerProcess,
     find_free_port,
     find_hint,
-    has_processes,
 )
 
 
