@@ -57,6 +57,7 @@ from helpers.sampling.vllm_serve import (
 KEY_VARIABLE = "VLLM_API_KEY"  # vLLM's own name for it
 MAX_RETRIES = 4  # of one request, by the openai client; about 8 s of pauses
 CONNECT_SECONDS, LOOK_SECONDS = 10.0, 30.0
+DEATH_SECONDS = 5.0  # a server that resets connections may be about to end
 # An idle connection is closed before the server does (vLLM: after 5 s), or
 # a request might be sent into a closing one.
 KEEP_SECONDS = 2.0
@@ -497,9 +498,9 @@ class ServerClient:
             except openai.APIStatusError as error:
                 if _is_too_long(error):
                     return refuse_long(request)
-                raise self._explain(request, error) from None
+                raise await self._explain(request, error) from None
             except (openai.OpenAIError, ValueError) as error:
-                raise self._explain(request, error) from None
+                raise await self._explain(request, error) from None
             if compare:
                 self._compare_ids(reply, prompt_ids)
             return text
@@ -528,9 +529,13 @@ class ServerClient:
             body["stop"] = list(request.stop)
         return body
 
-    def _explain(self, request: SampleRequest, error: Exception) -> LabError:
+    async def _explain(
+        self, request: SampleRequest, error: Exception
+    ) -> LabError:
         """What went wrong, and what to do about it."""
-        if self.process is not None and not self.process.is_alive():
+        if self.process is not None and await asyncio.to_thread(
+            self.process.has_ended, DEATH_SECONDS
+        ):
             death = self.process.explain_death("ended while sampling")
             return LabError(
                 death.what, why=death.why, fix=f"{death.fix}; {GOES_ON}"

@@ -433,6 +433,12 @@ class ServerProcess:
         """Whether the process itself still runs."""
         return self._watcher is not None and self._watcher.poll() is None
 
+    def has_ended(self, within_s: float) -> bool:
+        """Whether it ends within this time."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._watcher.wait(within_s)
+        return not self.is_alive()
+
     def is_healthy(self) -> bool:
         """Whether ``/health`` says yes."""
         link = http.client.HTTPConnection(

@@ -120,7 +120,7 @@ def test_a_widget_in_a_notebook(tmp_path, monkeypatch, capsys):
 
 
 PROGRAM = (
-    "import sys; sys.path.insert(0, 'tests')\n"
+    "import sys; sys.path[:0] = ['tests', 'tests/sampling']\n"
     "from pathlib import Path\n"
     "import test_sampling as t\n"
     "t.draw(Path(sys.argv[1]))\n"

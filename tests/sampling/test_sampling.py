@@ -475,7 +475,7 @@ def test_half_a_surrogate_pair_from_a_server_can_be_stored(tmp_path):
 
 FULL = (
     "import resource, sys\n"
-    "sys.path.insert(0, 'tests')\n"
+    "sys.path[:0] = ['tests', 'tests/sampling']\n"
     "from pathlib import Path\n"
     "import test_sampling as t\n"
     "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
