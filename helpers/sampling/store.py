@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -172,12 +173,12 @@ def make_sample(
 ) -> Sample:
     """The small form of a row; ``source`` is its file and offset."""
     return Sample(
-        problem_id=row.problem_id,
+        problem_id=sys.intern(row.problem_id),
         sample=row.sample,
         correct=row.correct,
         answered=row.extracted is not None,
         empty=is_empty(row),
-        finish_reason=row.finish_reason,
+        finish_reason=sys.intern(row.finish_reason),
         tokens=row.tokens,
         mean_logprob=row.mean_logprob,
         prompt_key=hash_text(row.prompt),
@@ -268,11 +269,12 @@ class SampleFile:
 
     def add(self, row: GradedCompletion, offset: int) -> None:
         """Put the row at ``offset`` of the file into the index."""
-        key = (row.problem_id, row.sample)
+        sample = make_sample(row, (self.path, offset))
+        key = (sample.problem_id, sample.sample)
         if key in self.index:
             self.repeated.append(offset)
         else:
-            self.index[key] = make_sample(row, (self.path, offset))
+            self.index[key] = sample
         self.engines[row.engine] += 1
 
     def append(self, writer: RecordWriter, row: Completion) -> Sample:
