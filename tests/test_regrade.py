@@ -46,7 +46,7 @@ class Saying:
 
     def sample(self, requests):
         """Yield the answers, with a number so that no two are alike."""
-        from helpers.sampling.protocol import SampledText
+        from helpers.sampling.engine import SampledText
 
         for request in requests:
             gold = self.golds[request.problem_id]

@@ -69,7 +69,7 @@ def _find_out(recipe: Recipe) -> dict:
     config = recipe.model
     found = {"dtype": config.dtype, "dtype_reason": config.dtype_reason}
     print(f"settled for this run: {config.dtype}, {config.dtype_reason}")
-    if not config.ladder or recipe.engine.name == "replay":
+    if not config.ladder:
         rung = Rung(config.dtype, config.quantization, bool(config.offload))
         return found | {"rung": asdict(rung), "attempts": []}
     if world_size() > 1:

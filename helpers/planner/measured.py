@@ -79,7 +79,7 @@ def scale_recorded_rate(
     phase = "distill" if isinstance(job, SampleJob) else job.kind
     recorded = load_measured(RECORDED_TIER, folder)
     rate = recorded.rate(phase)
-    if workload.card or rate is None or workload.engine == "replay":
+    if workload.card or rate is None:
         return None
     small = find_shape(RECORDED_MODEL)
     if isinstance(job, SampleJob):

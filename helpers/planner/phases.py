@@ -110,8 +110,6 @@ def _sampling_rate(
     replicas: ReplicaPlan | None,
     efficiency: Efficiency,
 ) -> Rate | None:
-    if workload.engine == "replay":
-        return None
     if replicas is None:
         return estimate_sampling_rate(workload, job, efficiency)
     return estimate_sampling_rate(

@@ -137,7 +137,7 @@ class Workload:
     card: Card | None = None
     cards: int = 1
     strategy: Strategy = "ddp"
-    engine: Literal["transformers", "vllm", "replay"] = "transformers"
+    engine: Literal["transformers", "vllm"] = "transformers"
     tensor_parallel_size: int | None = None
     data_parallel_size: int | None = None
     gpu_memory_utilization: float = 0.9

@@ -717,7 +717,7 @@ def test_fixed_tensor_parallelism_is_kept_and_checked():
 
 def test_replicas_are_those_that_the_engine_starts():
     from helpers.planner import Gpu
-    from helpers.sampling.placement import place_replicas
+    from helpers.sampling.vllm_serve import place_replicas
 
     gpus = [Gpu(str(i), 79.6) for i in range(8)]
     for tp in (None, 1, 2, 4):

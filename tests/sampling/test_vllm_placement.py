@@ -7,7 +7,7 @@ import pytest
 
 from helpers.base import LabError, load_recipe
 from helpers.planner import find_gpus, measure_gpu_memory
-from helpers.sampling.placement import (
+from helpers.sampling.vllm_serve import (
     Placement,
     bind_cores,
     build_arguments,

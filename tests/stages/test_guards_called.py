@@ -82,7 +82,7 @@ def ask_the_rest(tmp_path, monkeypatch):
 
     from helpers.models.precision import explain_precision
     from helpers.planner import find_gpus, plan
-    from helpers.sampling.placement import place_replicas, read_model_shape
+    from helpers.sampling.vllm_serve import place_replicas, read_model_shape
 
     put_cards(tmp_path, monkeypatch, 8)
     recipe = load_recipe("h100x8-published")
