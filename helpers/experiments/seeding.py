@@ -184,10 +184,10 @@ def _sample_arms(
     force: bool,
 ) -> None:
     """Sample what is missing; the model is loaded once, if at all."""
-    n = recipe.sampling.n
+    n, golds = recipe.sampling.n, {p.id: p.answer for p in problems}
     files = {
         arm: open_samples(
-            run, arm.file, _describe_arm(recipe, run, arm), force
+            run, arm.file, _describe_arm(recipe, run, arm), force, golds
         )
         for arm in arms
     }
@@ -208,7 +208,7 @@ def _sample_arms(
                 engine,
                 reseed(requests, arm.scheme, recipe.seed),
                 file,
-                {p.id: p.answer for p in problems},
+                golds,
                 title=arm.name,
                 total=len(problems) * n,
                 n=n,

@@ -50,7 +50,6 @@ from helpers.sampling import (
     derive_seed,
     describe_sampling,
     iter_requests,
-    iter_samples,
     load_completion,
     make_sample,
     open_engine,
@@ -118,7 +117,8 @@ def run_distill(
     ) as stage:
         if stage.is_needed:
             inputs = _describe_samples(recipe, model)
-            file = open_samples(run, SAMPLES, inputs, force)
+            golds = {p.id: p.answer for p in problems}
+            file = open_samples(run, SAMPLES, inputs, force, golds)
             with ExitStack() as stack:
                 sampler = Sampler(recipe, run, model, file, stack)
                 samples, harvest = collect(sampler, problems, wanted, floor)
@@ -241,8 +241,8 @@ class Sampler:
         )
 
     def read(self, problems: Sequence[Problem]) -> dict[str, list[Sample]]:
-        """``{problem id: its samples in order}``, graded as they are read."""
-        return group_samples(iter_samples(self.file.path), problems)
+        """``{problem id: its graded samples in order}``."""
+        return group_samples(self.file.index.values(), problems)
 
 
 def collect(

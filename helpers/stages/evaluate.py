@@ -19,6 +19,7 @@ from typing import Any
 
 from helpers.base import (
     RETIRED_INPUTS,
+    BenchmarkConfig,
     Completion,
     LabError,
     Problem,
@@ -103,11 +104,7 @@ def run_evaluate(
     recipe = _choose_settings(recipe, n, temperature)
     if recipe.evaluate.n > 1:
         run = _keep_settings(run, recipe)
-    sets = {
-        b.name: load_problems(b.path, b.n)
-        for b in choose_benchmarks(recipe, benchmarks)
-        if not check or is_local(b.path)
-    }
+    sets = _load_sets(choose_benchmarks(recipe, benchmarks), check)
     _require_problems(sets, recipe.evaluate.n)
     for tag in tags:  # refused before a model is loaded
         _require_model(recipe, run, tag)
@@ -148,6 +145,17 @@ def _keep_settings(run: RunDir, recipe: Recipe) -> RunDir:
     return RunDir(run.path, recipe.model_copy(update={"evaluate": evaluate}))
 
 
+def _load_sets(
+    benchmarks: Sequence[BenchmarkConfig], check: bool
+) -> ProblemSets:
+    """The problems by benchmark; a check leaves out those of the hub."""
+    return {
+        b.name: load_problems(b.path, b.n)
+        for b in benchmarks
+        if not check or is_local(b.path)
+    }
+
+
 def _require_problems(sets: ProblemSets, n: int) -> None:
     """Refuse a set that no score can be given on."""
     for name, problems in sets.items():
@@ -185,49 +193,55 @@ def evaluate_model(
     """Score one model; ``{benchmark: counts}`` of the benchmarks ``sets``."""
     model = _require_model(recipe, run, tag)
     evaluation = Evaluation(recipe, run, tag, model, force)
-    # What the stage was finished with: it may be asked for more now.
-    recorded = _read_inputs(run, evaluation.stage)
-    asked, before = list(sets), 0 if force else int(recorded.get(SAMPLES, 0))
+    name, asked = evaluation.stage, list(sets)
+    # Step 1: what was the stage finished with? It may be asked for more now.
+    recorded = _read_inputs(run, name)
+    known = recipe.evaluate.benchmarks
+    scored = [b for b in known if f"benchmark {b.name}" in recorded]
+    before = 0 if force else int(recorded.get(SAMPLES, 0))
     n = max(recipe.evaluate.n, before)
     if recorded and (force or n > before > 0):
         # All its benchmarks are scored again, or get more samples: scores
         # of before and after must not stand side by side.
-        sets = _load_recorded(recipe, recorded) | sets
-    inputs = evaluation.describe_sampling()
-    inputs |= _describe_benchmarks(recipe, {*sets, *recorded})
+        sets = _load_sets(scored, check) | sets
+    inputs = evaluation.describe({*sets, *(b.name for b in scored)})
     if evaluation.several:
         inputs[SAMPLES] = str(n)
-    grown = not force and _extends(recorded, inputs)
-    # Scores of benchmarks that are not asked for now stay in the record.
-    kept = (
-        run.metrics().get(evaluation.stage, {})
-        if recorded and not force
-        else {}
-    )
-    names = [
-        b.name
-        for b in recipe.evaluate.benchmarks
-        if b.name in kept or b.name in sets
-    ]
+    # Step 2: scores of benchmarks that are not asked for now are kept.
+    kept = run.metrics().get(name, {}) if recorded and not force else {}
+    names = [b.name for b in known if b.name in kept or b.name in sets]
+    # Step 3: more than last time goes on with the stage, a change is refused.
     with open_stage(
         run,
-        evaluation.stage,
+        name,
         inputs,
-        outputs=[evaluation.file(name) for name in names],
+        outputs=[evaluation.file(benchmark) for benchmark in names],
         megabytes=SPACE_MB,
-        grown=grown,
+        grown=not force and _extends(recorded, inputs),
         force=force,
         check=check,
     ) as stage:
         if stage.is_needed:
-            scores = kept | score_sets(evaluation, sets, n)
-            stage.metrics = {name: scores[name] for name in names}
-    return {name: stage.metrics[name] for name in asked if stage.metrics}
+            scores = kept | evaluation.score(sets, n)
+            stage.metrics = {b: scores[b] for b in names}
+    return {b: stage.metrics[b] for b in asked if stage.metrics}
+
+
+def _read_inputs(run: RunDir, stage: str) -> dict[str, str]:
+    path = stage_file(run.path, stage)
+    inputs = read_json(path)["inputs"] if path.is_file() else {}
+    return {k: v for k, v in inputs.items() if k not in RETIRED_INPUTS}
+
+
+def _extends(recorded: dict[str, str], inputs: dict[str, str]) -> bool:
+    """More benchmarks or samples than last time; a change is no extension."""
+    same = {key: value for key, value in recorded.items() if key != SAMPLES}
+    return recorded != inputs and same.items() <= inputs.items()
 
 
 @dataclass
 class Evaluation:
-    """One model and how it is asked; its results may be of several runs."""
+    """One model, and how the recipe asks it."""
 
     recipe: Recipe
     run: RunDir
@@ -250,128 +264,97 @@ class Evaluation:
         """The completions, a path in the run."""
         return result_name(self.tag, benchmark, self.several)
 
-    def describe_sampling(self) -> dict[str, str]:
-        """What every line depends on besides its own problem."""
-        return describe_sampling(
-            self.recipe,
-            self.model,
-            temperature=self.recipe.evaluate.temperature,
-            top_p=TOP_P,
-            max_new_tokens=self.recipe.evaluate.max_new_tokens,
-        )
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides about a completion besides its prompt."""
+        asked = self.recipe.evaluate
+        return {
+            "temperature": asked.temperature,
+            "top_p": TOP_P,
+            "max_new_tokens": asked.max_new_tokens,
+        }
 
+    def describe(self, benchmarks: Iterable[str]) -> dict[str, str]:
+        """Hashes of all that the completions on benchmarks depend on."""
+        inputs = describe_sampling(self.recipe, self.model, **self.settings)
+        return inputs | {
+            f"benchmark {b.name}": f"{hash_problems(b.path)} n={b.n}"
+            for b in self.recipe.evaluate.benchmarks
+            if b.name in benchmarks
+        }
 
-def _read_inputs(run: RunDir, stage: str) -> dict[str, str]:
-    path = stage_file(run.path, stage)
-    inputs = read_json(path)["inputs"] if path.is_file() else {}
-    return {k: v for k, v in inputs.items() if k not in RETIRED_INPUTS}
-
-
-def _load_recorded(recipe: Recipe, recorded: dict[str, str]) -> ProblemSets:
-    """The problems of the benchmarks that a stage's inputs name."""
-    return {
-        b.name: load_problems(b.path, b.n)
-        for b in recipe.evaluate.benchmarks
-        if f"benchmark {b.name}" in recorded
-    }
-
-
-def _describe_benchmarks(
-    recipe: Recipe, names: Iterable[str]
-) -> dict[str, str]:
-    """The named benchmarks as inputs; a name may be that of an input."""
-    return {
-        f"benchmark {b.name}": f"{hash_problems(b.path)} n={b.n}"
-        for b in recipe.evaluate.benchmarks
-        if b.name in names or f"benchmark {b.name}" in names
-    }
-
-
-def _extends(recorded: dict[str, str], inputs: dict[str, str]) -> bool:
-    """More benchmarks or samples than last time; a change is no extension."""
-    same = {key: value for key, value in recorded.items() if key != SAMPLES}
-    return recorded != inputs and same.items() <= inputs.items()
-
-
-def score_sets(
-    evaluation: Evaluation, sets: ProblemSets, n: int
-) -> dict[str, Any]:
-    """Sample what is missing, benchmark by benchmark; return the counts."""
-    scores: dict[str, Any] = {}
-    engine: Engine | None = None
-    with ExitStack() as stack:
-        for name, problems in sets.items():
-            samples = _open_file(evaluation, name)
-            title = f"{evaluation.tag} on {name}"
-            if samples.count_missing(problems, n):
-                engine = engine or stack.enter_context(
-                    open_engine(
-                        evaluation.recipe,
-                        evaluation.model,
-                        log_dir=evaluation.run.file("logs"),
+    def score(self, sets: ProblemSets, n: int) -> dict[str, Any]:
+        """Sample what is missing; ``{benchmark: counts}``."""
+        scores: dict[str, Any] = {}
+        engine: Engine | None = None  # one for all sets, if any
+        with ExitStack() as stack:
+            for name, problems in sets.items():
+                samples = self._open_samples(name, problems)
+                title = f"{self.tag} on {name}"
+                if samples.count_missing(problems, n):
+                    engine = engine or stack.enter_context(
+                        open_engine(
+                            self.recipe,
+                            self.model,
+                            log_dir=self.run.file("logs"),
+                        )
                     )
+                    self._sample(engine, samples, problems, n, title)
+                scores[name] = (
+                    measure_benchmark(self.run, self.stage, name, n) or {}
                 )
-                _answer(evaluation.recipe, title, problems, samples, engine, n)
-            counts = (
-                measure_benchmark(evaluation.run, evaluation.stage, name, n)
-                or {}
-            )
-            _say_score(title, counts)
-            scores[name] = counts
-    return scores
+                _say_score(title, scores[name])
+        return scores
 
+    def _open_samples(
+        self, benchmark: str, problems: Sequence[Problem]
+    ) -> SampleFile:
+        """The completions that are there.
 
-def _open_file(evaluation: Evaluation, benchmark: str) -> SampleFile:
-    """The completions on a benchmark, as many as are there.
+        One that was drawn alone with these inputs is the first of several.
+        """
+        inputs = self.describe([benchmark])
+        golds = {p.id: p.answer for p in problems}
+        name = self.file(benchmark)
+        samples = open_samples(self.run, name, inputs, self.force, golds)
+        single = self.run.file(result_name(self.tag, benchmark))
+        stamp = single.with_suffix(".inputs.json")
+        if (
+            self.several
+            and not samples.rows
+            and single.is_file()
+            and stamp.is_file()
+            and read_json(stamp) == inputs
+        ):
+            write_records(samples.path, iter_records(single, Completion))
+            samples.refresh()
+        return samples
 
-    A sample that was drawn alone with these inputs is the first of several.
-    """
-    inputs = evaluation.describe_sampling()
-    inputs |= _describe_benchmarks(evaluation.recipe, {benchmark})
-    samples = open_samples(
-        evaluation.run, evaluation.file(benchmark), inputs, evaluation.force
-    )
-    single = evaluation.run.file(result_name(evaluation.tag, benchmark))
-    stamp = single.with_suffix(".inputs.json")
-    if (
-        evaluation.several
-        and not samples.rows
-        and single.is_file()
-        and stamp.is_file()
-        and read_json(stamp) == inputs
-    ):
-        write_records(samples.path, iter_records(single, Completion))
-        samples.refresh()
-    return samples
-
-
-def _answer(
-    recipe: Recipe,
-    title: str,
-    problems: Sequence[Problem],
-    samples: SampleFile,
-    engine: Engine,
-    n: int,
-) -> None:
-    requests = iter_requests(
-        problems,
-        engine.tokenizer,
-        recipe.data.prompt_template,
-        n=n,
-        run_seed=recipe.seed,
-        temperature=recipe.evaluate.temperature,
-        top_p=TOP_P,
-        max_new_tokens=recipe.evaluate.max_new_tokens,
-    )
-    sample_missing(
-        engine,
-        requests,
-        samples,
-        {p.id: p.answer for p in problems},
-        title=title,
-        total=n * len(problems),
-        n=n,
-    )
+    def _sample(
+        self,
+        engine: Engine,
+        samples: SampleFile,
+        problems: Sequence[Problem],
+        n: int,
+        title: str,
+    ) -> None:
+        requests = iter_requests(
+            problems,
+            engine.tokenizer,
+            self.recipe.data.prompt_template,
+            n=n,
+            run_seed=self.recipe.seed,
+            **self.settings,
+        )
+        sample_missing(
+            engine,
+            requests,
+            samples,
+            {p.id: p.answer for p in problems},
+            title=title,
+            total=n * len(problems),
+            n=n,
+        )
 
 
 def _say_score(title: str, counts: dict[str, Any]) -> None:
