@@ -186,6 +186,7 @@ def test_a_run_writes_every_sample_once_and_is_then_loaded(
     assert metrics["tokens"] == sum(row.tokens for row in rows)
     assert all(row.prompt.endswith("<|assistant|>") for row in rows)
     assert len({row.seed for row in rows}) == 18
+    assert all(row.gold and not row.model_extra for row in rows)
     read_records(run.file("sft.jsonl"), SftRow)
     read_records(run.file("pairs.jsonl"), PairRow)
     before = run.file("samples", "distill.jsonl").read_bytes()

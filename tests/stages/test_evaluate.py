@@ -56,6 +56,7 @@ def test_each_problem_has_one_line_and_the_kinds_add_up(
         p.id: p.answer for p in problems
     }
     assert len(rows) == 8
+    assert not any(row.model_extra for row in rows), "no verdict is stored"
     counts = scores["base"]["bench"]
     assert sum(counts[kind] for kind in KINDS) == counts["n"] == 8
     assert run.metrics()["evaluate/base"] == scores["base"]
