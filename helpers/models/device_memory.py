@@ -97,15 +97,15 @@ def measure_training_room(recipe: Recipe, base: bool) -> int:
     Of the base model that is SFT, of a merged one DPO; 0 for a model that
     the planner does not know.
     """
-    from helpers.planner import core, make_workload, measured
+    from helpers.planner import estimate_training, make_workload
 
     kind = "sft" if base else "dpo"
     try:
-        work = make_workload(recipe, measured.Measured(), core.ASSUMED)
+        work = make_workload(recipe)
     except LabError:
         return 0
     job = next(job for job in work.jobs if getattr(job, "kind", "") == kind)
-    parts = core.estimate_training(work.holding(job), job).parts
+    parts = estimate_training(work.holding(job), job).parts
     # The runtime is there by the time that weights are.
     return int(sum(parts.values()) - parts["weights"] - parts["runtime"])
 

@@ -6,18 +6,13 @@ network. The parts can be used alone: ``choose_replicas`` lays out vLLM,
 """
 
 from helpers.planner.cards import CARDS, GIB, Card, find_card
-from helpers.planner.cautions import judge_memory
-from helpers.planner.convert import Assumptions, choose_format, make_workload
-from helpers.planner.core import (
-    ASSUMED,
-    Plan,
-    estimate_memory,
-    find_token,
-    plan,
-    plan_workload,
+from helpers.planner.gpus import (
+    Gpu,
+    find_gpus,
+    list_gpus,
+    measure_gpu_memory,
+    query_gpus,
 )
-from helpers.planner.disk import estimate_run_space, estimate_space
-from helpers.planner.gpus import Gpu, find_gpus, measure_gpu_memory, query_gpus
 from helpers.planner.guards import (
     BF16_CAPABILITY,
     USABLE,
@@ -28,30 +23,31 @@ from helpers.planner.guards import (
     check_tensor_parallel,
     check_travel,
 )
-from helpers.planner.measured import Measured
 from helpers.planner.memory import (
     MemoryEstimate,
     estimate_sampling,
     estimate_training,
 )
-from helpers.planner.parallelism import ReplicaPlan, choose_replicas
-from helpers.planner.rule import (
-    check_engine,
-    require_tensor_parallel,
-    valid_tensor_parallel_sizes,
-)
-from helpers.planner.schedule import (
-    StepCount,
-    count_steps,
-    half_ulp,
-    learning_rate_travel,
-    solve_accumulation,
-    sum_learning_rates,
+from helpers.planner.plan import (
+    Plan,
+    choose_format,
+    estimate_memory,
+    estimate_run_space,
+    estimate_space,
+    find_token,
+    make_workload,
+    plan,
+    plan_workload,
 )
 from helpers.planner.serving import (
     LayoutComparison,
+    ReplicaPlan,
+    check_engine,
+    choose_replicas,
     compare_layouts,
     estimate_decode_step,
+    require_tensor_parallel,
+    valid_tensor_parallel_sizes,
 )
 from helpers.planner.shapes import (
     ModelShape,
@@ -66,8 +62,19 @@ from helpers.planner.show import (
     phase_rows,
     show_plan_command,
 )
-from helpers.planner.speed import Efficiency, train_flops_per_token
-from helpers.planner.steps import JobSteps, solve_batch
+from helpers.planner.steps import (
+    JobSteps,
+    StepCount,
+    count_steps,
+    find_cards,
+    half_ulp,
+    learning_rate_travel,
+    solve_accumulation,
+    solve_batch,
+    sum_learning_rates,
+)
+from helpers.planner.time_and_cost import Measured, train_flops_per_token
+from helpers.planner.warnings import judge_memory
 from helpers.planner.workload import (
     DTYPE_BYTES,
     Lora,
@@ -80,15 +87,12 @@ from helpers.planner.workload import (
 )
 
 __all__ = [
-    "ASSUMED",
     "BF16_CAPABILITY",
     "CARDS",
     "DTYPE_BYTES",
     "GIB",
     "USABLE",
-    "Assumptions",
     "Card",
-    "Efficiency",
     "Gpu",
     "JobSteps",
     "LayoutComparison",
@@ -124,12 +128,14 @@ __all__ = [
     "estimate_space",
     "estimate_training",
     "find_card",
+    "find_cards",
     "find_gpus",
     "find_shape",
     "find_token",
     "half_ulp",
     "judge_memory",
     "learning_rate_travel",
+    "list_gpus",
     "list_shapes",
     "make_workload",
     "mean_weight_bytes",

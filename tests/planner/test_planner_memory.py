@@ -143,8 +143,14 @@ def measure_peak(shape, job, dtype):
     [
         (POCKET, "float32", "sft", 16, 320, 0.05, False),
         (POCKET, "float32", "dpo", 16, 320, 0.0, False),
-        (SMOL, "bfloat16", "sft", 4, 256, 0.05, True),
-        (SMOL, "bfloat16", "sft", 2, 256, 0.05, False),
+        pytest.param(
+            *(SMOL, "bfloat16", "sft", 4, 256, 0.05, True),
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            *(SMOL, "bfloat16", "sft", 2, 256, 0.05, False),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_peak_of_a_real_run(
