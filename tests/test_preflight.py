@@ -415,11 +415,11 @@ def finish(run, stage, inputs):
 
 def test_a_settled_run_is_compared_as_it_was_settled(tmp_path, tiny_recipe):
     from helpers.base import recipe_hash
-    from helpers.models import settle_model
+    from helpers.models import fix_model
 
     recipe = load_recipe(tmp_path / "tiny.yaml", ["model.dtype=auto"])
     run = RunDir.open(tmp_path / "settled", recipe)
-    settled = settle_model(recipe, run)
+    settled = fix_model(recipe, run)
     assert settled.model.dtype != "auto"
     inputs = {"recipe": recipe_hash(settled, "seed", "model", "sft")}
     finish(run, "sft", inputs)

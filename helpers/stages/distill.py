@@ -30,7 +30,7 @@ from helpers.base import (
     require_unlocked,
     write_records,
 )
-from helpers.models import model_path, settle_model
+from helpers.models import fix_model, model_path
 from helpers.problems import hash_problems
 from helpers.results import say_old_grades
 from helpers.sampling import (
@@ -93,7 +93,7 @@ def run_distill(
             fix=f"set data.n_problems to at most {len(problems)}",
         )
     require_space(run.path, SPACE_MB)
-    recipe = settle_model(recipe, run)
+    recipe = fix_model(recipe, run)
     model = find_model(recipe, run)
     if smoke_steps is not None:
         run, problems = _open_smoke_run(recipe, run), problems[:wanted]

@@ -28,7 +28,7 @@ from helpers.base import (
     require_space,
     write_records,
 )
-from helpers.models import model_path, settle_model
+from helpers.models import fix_model, model_path
 from helpers.problems import hash_problems, load_problems
 from helpers.results import (
     choose_benchmarks,
@@ -110,7 +110,7 @@ def run_evaluate(
     for tag in tags:  # refused before a model is loaded
         _require_model(recipe, run, tag)
     require_space(run.path, SPACE_MB)
-    recipe = settle_model(recipe, run)
+    recipe = fix_model(recipe, run)
     paths = {tag: _require_model(recipe, run, tag) for tag in tags}
     return {
         tag: _evaluate_model(recipe, run, tag, paths[tag], sets, force)

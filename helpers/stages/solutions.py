@@ -27,7 +27,7 @@ from helpers.base import (
     write_records,
 )
 from helpers.grading import grade_many
-from helpers.models import MARKS, render_prompt, settle_model
+from helpers.models import MARKS, fix_model, render_prompt
 from helpers.problems import (
     BadSolution,
     LoadReport,
@@ -90,7 +90,7 @@ def run_solutions(
     mark = choose_mark(recipe)
     require_space(run.path, SPACE_MB)
     # The prompts are in the form of the model that is trained on them.
-    recipe = settle_model(recipe, run)
+    recipe = fix_model(recipe, run)
     inputs = describe_inputs(recipe)
     if run.is_done(STAGE, inputs, force):
         print(f"{STAGE}: done with these inputs, loaded.")
