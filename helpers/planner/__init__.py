@@ -2,32 +2,20 @@
 
 ``plan(recipe)`` answers in well under a second, without torch and without a
 network. The parts can be used alone: ``choose_replicas`` lays out vLLM,
-``estimate_training`` counts memory, ``count_lora`` counts parameters.
+``estimate_training`` counts memory, ``count_steps`` counts steps.
 """
 
 from helpers.planner.cards import CARDS, GIB, Card, find_card
-from helpers.planner.gpus import (
-    Gpu,
-    find_gpus,
-    list_gpus,
-    measure_gpu_memory,
-    query_gpus,
-)
+from helpers.planner.gpus import Gpu, find_gpus, list_gpus, measure_gpu_memory
 from helpers.planner.guards import (
     BF16_CAPABILITY,
     USABLE,
     check_card_count,
-    check_card_memory,
     check_precision,
     check_steps_per_epoch,
-    check_tensor_parallel,
     check_travel,
 )
-from helpers.planner.memory import (
-    MemoryEstimate,
-    estimate_sampling,
-    estimate_training,
-)
+from helpers.planner.memory import MemoryEstimate, estimate_training
 from helpers.planner.plan import (
     Plan,
     choose_format,
@@ -37,11 +25,8 @@ from helpers.planner.plan import (
     find_token,
     make_workload,
     plan,
-    plan_workload,
 )
 from helpers.planner.serving import (
-    LayoutComparison,
-    ReplicaPlan,
     check_engine,
     choose_replicas,
     compare_layouts,
@@ -51,7 +36,6 @@ from helpers.planner.serving import (
 )
 from helpers.planner.shapes import (
     ModelShape,
-    count_parameters,
     find_shape,
     list_shapes,
     read_shape,
@@ -73,18 +57,9 @@ from helpers.planner.steps import (
     solve_batch,
     sum_learning_rates,
 )
-from helpers.planner.time_and_cost import Measured, train_flops_per_token
+from helpers.planner.time_and_cost import train_flops_per_token
 from helpers.planner.warnings import judge_memory
-from helpers.planner.workload import (
-    DTYPE_BYTES,
-    Lora,
-    SampleJob,
-    TrainJob,
-    Workload,
-    count_lora,
-    count_trainable,
-    mean_weight_bytes,
-)
+from helpers.planner.workload import DTYPE_BYTES, TrainJob, mean_weight_bytes
 
 __all__ = [
     "BF16_CAPABILITY",
@@ -95,36 +70,24 @@ __all__ = [
     "Card",
     "Gpu",
     "JobSteps",
-    "LayoutComparison",
-    "Lora",
-    "Measured",
     "MemoryEstimate",
     "ModelShape",
     "Plan",
-    "ReplicaPlan",
-    "SampleJob",
     "StepCount",
     "TrainJob",
-    "Workload",
     "check_card_count",
-    "check_card_memory",
     "check_engine",
     "check_precision",
     "check_steps_per_epoch",
-    "check_tensor_parallel",
     "check_travel",
     "choose_format",
     "choose_replicas",
     "compare_layouts",
-    "count_lora",
-    "count_parameters",
     "count_steps",
-    "count_trainable",
     "describe_machine",
     "estimate_decode_step",
     "estimate_memory",
     "estimate_run_space",
-    "estimate_sampling",
     "estimate_space",
     "estimate_training",
     "find_card",
@@ -143,8 +106,6 @@ __all__ = [
     "memory_rows",
     "phase_rows",
     "plan",
-    "plan_workload",
-    "query_gpus",
     "read_shape",
     "require_tensor_parallel",
     "show_plan_command",

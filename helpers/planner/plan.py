@@ -39,7 +39,6 @@ from helpers.planner.warnings import collect_warnings, list_facts
 from helpers.planner.workload import (
     DTYPE_BYTES,
     Benchmark,
-    Lora,
     SampleJob,
     TrainJob,
     Workload,
@@ -310,12 +309,7 @@ def make_job(
         learning_rate=config.learning_rate,
         warmup_ratio=config.warmup_ratio,
         lr_scheduler=config.lr_scheduler,
-        lora=Lora(
-            config.lora.r,
-            config.lora.dropout,
-            tuple(config.lora.target_modules),
-            tuple(config.lora.layers) if config.lora.layers else None,
-        ),
+        lora=config.lora,
         gradient_checkpointing=config.gradient_checkpointing,
     )
 
@@ -539,10 +533,5 @@ def _samples_mb(recipe: Recipe, stage: str) -> int:
 
 def _training_bytes(recipe: Recipe, stage: str) -> float:
     shape = find_shape(recipe.model.id)
-    settings = getattr(recipe, stage).lora
-    lora = Lora(
-        r=settings.r,
-        target_modules=tuple(settings.target_modules),
-        layers=settings.layers,
-    )
+    lora = getattr(recipe, stage).lora
     return count_lora(shape, lora) * ADAPTER_BYTES * (1 + 3 * CHECKPOINTS)

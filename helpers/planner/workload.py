@@ -6,10 +6,10 @@ notebook can also write one down by hand.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from helpers.base import LORA_MODULES, LabError
+from helpers.base import LabError, LoraSettings
 from helpers.planner.cards import Card
 from helpers.planner.shapes import ModelShape, count_parameters
 
@@ -19,16 +19,6 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # fp32 scale for every 256 of those (double quantization). 8 bits have an fp32
 # scale a row beside.
 QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
-
-
-@dataclass(frozen=True)
-class Lora:
-    """A LoRA: rank, which matrices, which layers (None: all)."""
-
-    r: int = 16
-    dropout: float = 0.05
-    target_modules: tuple[str, ...] = LORA_MODULES
-    layers: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +42,7 @@ class TrainJob:
     learning_rate: float = 1e-4
     warmup_ratio: float = 0.0
     lr_scheduler: str = "cosine"
-    lora: Lora | None = Lora()
+    lora: LoraSettings | None = field(default_factory=LoraSettings)
     gradient_checkpointing: bool = False
     packing: bool = False
     min_steps_per_epoch: int = 0
@@ -186,7 +176,7 @@ def mean_weight_bytes(
     return whole / count_parameters(shape)
 
 
-def count_lora(shape: ModelShape, lora: Lora) -> int:
+def count_lora(shape: ModelShape, lora: LoraSettings) -> int:
     """Exact number of parameters that PEFT's LoRA adds and trains.
 
     A LoRA on a matrix of ``i`` inputs and ``o`` outputs has r·(i + o).
@@ -207,7 +197,7 @@ def count_lora(shape: ModelShape, lora: Lora) -> int:
     return _count_layers(shape, lora) * lora.r * wide
 
 
-def _count_layers(shape: ModelShape, lora: Lora) -> int:
+def _count_layers(shape: ModelShape, lora: LoraSettings) -> int:
     """How many layers carry the LoRA."""
     if lora.layers is None:
         return shape.num_hidden_layers

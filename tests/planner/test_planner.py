@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from helpers.base import LabError, load_recipe
+from helpers.base import LabError, LoraSettings, load_recipe
 from helpers.planner import (
     CARDS,
     TrainJob,
@@ -51,7 +51,6 @@ from helpers.planner.time_and_cost import (
 from helpers.planner.warnings import smallest_gain
 from helpers.planner.workload import (
     Benchmark,
-    Lora,
     SampleJob,
     Workload,
     count_lora,
@@ -71,18 +70,20 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 FFN = ("gate_proj", "up_proj", "down_proj")
 LATE = tuple(range(4, 16))
 LORAS = [
-    (QWEN7, Lora(16), 40_370_176),
-    (QWEN7, Lora(16, target_modules=ATTENTION), 10_092_544),
-    (QWEN15, Lora(16), 18_464_768),
-    (LLAMA, Lora(64, layers=LATE), 33_816_576),
+    (QWEN7, LoraSettings(r=16), 40_370_176),
+    (QWEN7, LoraSettings(r=16, target_modules=ATTENTION), 10_092_544),
+    (QWEN15, LoraSettings(r=16), 18_464_768),
+    (LLAMA, LoraSettings(r=64, layers=LATE), 33_816_576),
     (
         LLAMA,
-        Lora(64, target_modules=(*FFN, "q_proj", "v_proj"), layers=LATE),
+        LoraSettings(
+            r=64, target_modules=(*FFN, "q_proj", "v_proj"), layers=LATE
+        ),
         28_704_768,
     ),
-    (LLAMA, Lora(64, target_modules=FFN, layers=LATE), 23_592_960),
-    (TINY, Lora(32), 25_231_360),
-    (MISTRAL, Lora(32), 83_886_080),
+    (LLAMA, LoraSettings(r=64, target_modules=FFN, layers=LATE), 23_592_960),
+    (TINY, LoraSettings(r=32), 25_231_360),
+    (MISTRAL, LoraSettings(r=32), 83_886_080),
 ]
 
 
@@ -251,9 +252,9 @@ def test_wrong_names_are_refused_with_a_guess(tmp_path):
     with pytest.raises(LabError, match="no card 'H1000'"):
         find_card("H1000")
     with pytest.raises(LabError, match="no module 'W_pack'"):
-        count_lora(find_shape(TINY), Lora(target_modules=("W_pack",)))
+        count_lora(find_shape(TINY), LoraSettings(target_modules=("W_pack",)))
     with pytest.raises(LabError, match="no layer 22"):
-        count_lora(find_shape(TINY), Lora(layers=(22,)))
+        count_lora(find_shape(TINY), LoraSettings(layers=(22,)))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(LabError, match="Cannot read"):
         find_shape(tmp_path)
@@ -459,7 +460,7 @@ def test_memory_of_the_7b(job, changes, gigabytes):
 
 def test_memory_of_mistral_on_a_t4():
     """The published run took 14.2 of 16 GB, counted independently 11.2."""
-    job = make_job(lora=Lora(32, dropout=0.1), effective_batch=16)
+    job = make_job(lora=LoraSettings(r=32, dropout=0.1), effective_batch=16)
     work = make_work(
         job,
         model=MISTRAL,
