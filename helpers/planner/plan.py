@@ -498,12 +498,13 @@ def estimate_space(recipe: Recipe, stage: str) -> int:
     if stage in ("distill", "evaluate"):
         return SMALL_MB + _samples_mb(recipe, stage)
     try:
+        shape = find_shape(recipe.model.id)
         if stage == "merge":
-            shape = find_shape(recipe.model.id)
             each = DTYPE_BYTES.get(recipe.model.dtype, 4)
             size = count_parameters(shape) * each
         else:
-            size = _training_bytes(recipe, stage)
+            trained = count_lora(shape, getattr(recipe, stage).lora)
+            size = trained * ADAPTER_BYTES * (1 + 3 * CHECKPOINTS)
     except LabError:  # a model of another architecture: not ours to count
         return UNKNOWN_MB
     return SMALL_MB + math.ceil(size / MB)
@@ -529,9 +530,3 @@ def _samples_mb(recipe: Recipe, stage: str) -> int:
         rows = 3 * sum(b.n for b in recipe.evaluate.benchmarks)
         cap = recipe.evaluate.max_new_tokens
     return math.ceil(rows * (cap * TOKEN_BYTES + ROW_BYTES) / MB)
-
-
-def _training_bytes(recipe: Recipe, stage: str) -> float:
-    shape = find_shape(recipe.model.id)
-    lora = getattr(recipe, stage).lora
-    return count_lora(shape, lora) * ADAPTER_BYTES * (1 + 3 * CHECKPOINTS)

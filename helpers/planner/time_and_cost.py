@@ -211,43 +211,43 @@ def sharding_overhead(workload: Workload, job: TrainJob) -> float:
 
 
 def estimate_sampling_rate(
-    workload: Workload,
-    job: SampleJob,
-    replicas: int = 1,
-    tensor_parallel_size: int = 1,
-    kv_tokens: int | None = None,
+    workload: Workload, job: SampleJob, served: ReplicaPlan | None
 ) -> Rate | None:
-    """Sampled tokens a second of all replicas; None without a card."""
+    """Sampled tokens a second of all replicas; None without a card.
+
+    Args:
+        served: vLLM's layout; None: one engine in this process.
+    """
     card = workload.card
     if card is None:
         return None
-    size = mean_weight_bytes(
-        workload.shape, workload.dtype, workload.quantization
-    )
+    replicas = served.replicas if served else 1
+    tp = served.tensor_parallel_size if served else 1
     context = job.prompt_tokens + job.mean_tokens / 2
     most = SEQUENCES if workload.engine == "vllm" else workload.sampling_batch
-    if kv_tokens is not None:
-        most = min(most, max(1, int(kv_tokens / context)))
+    if served:  # no more sequences than the cache holds
+        most = min(most, max(1, int(served.kv_tokens_per_replica / context)))
     rows = max(1, min(most, -(-job.completions // replicas)))
-    step = estimate_decode_step(
+    reading = estimate_decode_step(
         workload.shape,
-        tensor_parallel_size,
+        tp,
         card,
         sequences=rows,
         context=context,
-        dtype_bytes=size,
+        dtype_bytes=mean_weight_bytes(
+            workload.shape, workload.dtype, workload.quantization
+        ),
     )
     # many sequences at once: arithmetic may be the limit instead
     flops = 2 * count_active_parameters(workload.shape) * rows
-    busy = flops / (card.tflops * 1e12 * tensor_parallel_size)
+    step = max(reading, flops / (card.tflops * 1e12 * tp))
     share = DECODE if workload.engine == "vllm" else GENERATE
     if workload.quantization:
         share *= UNPACKING
-    rate = replicas * rows / max(step, busy) * share
     return Rate(
-        rate,
+        replicas * rows / step * share,
         f"{share:.0%} of the roofline: {rows} sequences a step of "
-        f"{max(step, busy) * 1e3:.1f} ms on each of {replicas} replica(s)",
+        f"{step * 1e3:.1f} ms on each of {replicas} replica(s)",
     )
 
 
@@ -283,7 +283,7 @@ def plan_phases(
         held = workload.holding(job)  # unpacking 4 bits takes time
         if isinstance(job, SampleJob):
             rate = measured.rate("distill")
-            rate = rate or _sampling_rate(held, job, replicas)
+            rate = rate or estimate_sampling_rate(held, job, replicas)
             rate = rate or scale_recorded_rate(held, job)
             phases.append(_worked(job.name, job.tokens, rate, workload))
             continue
@@ -323,22 +323,6 @@ def sum_phases(phases: list[Phase]) -> Phase:
         None if all_unknown else hours,
         None if all_unknown else usd,
         how,
-    )
-
-
-def _sampling_rate(
-    workload: Workload,
-    job: SampleJob,
-    replicas: ReplicaPlan | None,
-) -> Rate | None:
-    if replicas is None:
-        return estimate_sampling_rate(workload, job)
-    return estimate_sampling_rate(
-        workload,
-        job,
-        replicas.replicas,
-        replicas.tensor_parallel_size,
-        replicas.kv_tokens_per_replica,
     )
 
 
