@@ -39,7 +39,7 @@ from helpers.base import (
     write_records,
 )
 from helpers.grading import GradedCompletion
-from helpers.models import model_path, settle_model
+from helpers.models import model_path, fix_model
 from helpers.problems import hash_problems, is_local, load_up_to
 from helpers.results import proportion
 from helpers.sampling import (
@@ -103,7 +103,7 @@ def run_distill(
     if not check or is_local(recipe.data.train):
         problems = load_training(recipe)
         _require_enough(recipe, problems, smoke_steps)
-    recipe = settle_model(recipe, run, check)
+    recipe = fix_model(recipe, run, check)
     if smoke_steps and not check:
         run, problems = _open_smoke_run(recipe, run), problems[:wanted]
     with open_stage(

@@ -33,7 +33,7 @@ from helpers.base import (
     stage_file,
     write_records,
 )
-from helpers.models import model_path, settle_model
+from helpers.models import model_path, fix_model
 from helpers.problems import hash_problems, is_local, load_problems
 from helpers.results import (
     Interval,
@@ -108,7 +108,7 @@ def run_evaluate(
     _require_problems(sets, recipe.evaluate.n)
     for tag in tags:  # refused before a model is loaded
         _require_model(recipe, run, tag)
-    recipe = settle_model(recipe, run, check)
+    recipe = fix_model(recipe, run, check)
     return {
         tag: evaluate_model(recipe, run, tag, sets, force, check)
         for tag in tags

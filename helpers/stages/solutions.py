@@ -34,7 +34,7 @@ from helpers.models import (
     load_tokenizer,
     model_path,
     render_prompt,
-    settle_model,
+    fix_model,
 )
 from helpers.problems import (
     BadSolution,
@@ -79,7 +79,7 @@ def run_solutions(
     if check:
         _require_sets(recipe)
     # The prompts are in the form of the model that is trained on them.
-    recipe = settle_model(recipe, run, check)
+    recipe = fix_model(recipe, run, check)
     with open_stage(
         run,
         STAGE,

@@ -222,9 +222,11 @@ def test_rows_are_for_the_model_that_the_run_settled_on(
     changes = {"ladder": True, "smaller": str(small)}
     model = recipe.model.model_copy(update=changes)
     recipe = recipe.model_copy(update={"model": model})
-    rung = ladder.Rung("float32", model=str(small))
+    step = ladder.LadderStep("float32", model=str(small))
     monkeypatch.setattr(
-        models, "climb", lambda *a, **k: ladder.Climb(None, rung, [])
+        models,
+        "load_down_the_ladder",
+        lambda *a, **k: ladder.LadderResult(None, step, []),
     )
     run = RunDir.open(tmp_path / "settled", recipe)
     run_solutions(recipe, run)
