@@ -39,7 +39,7 @@ from helpers.base import (
     write_records,
 )
 from helpers.grading import GradedCompletion
-from helpers.models import model_path, fix_model
+from helpers.models import fix_model, model_path
 from helpers.problems import hash_problems, is_local, load_up_to
 from helpers.results import proportion
 from helpers.sampling import (

@@ -33,7 +33,7 @@ from helpers.base import (
     stage_file,
     write_records,
 )
-from helpers.models import model_path, fix_model
+from helpers.models import fix_model, model_path
 from helpers.problems import hash_problems, is_local, load_problems
 from helpers.results import (
     Interval,

@@ -31,10 +31,10 @@ from helpers.base import (
 from helpers.grading import grade_many
 from helpers.models import (
     MARKS,
+    fix_model,
     load_tokenizer,
     model_path,
     render_prompt,
-    fix_model,
 )
 from helpers.problems import (
     BadSolution,
