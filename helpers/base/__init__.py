@@ -28,6 +28,7 @@ from helpers.base.recipe_schema import (
     LoraSettings,
     ModelConfig,
     Recipe,
+    SftConfig,
     TrainConfig,
     recipe_hash,
 )
@@ -113,6 +114,7 @@ __all__ = [
     "Record",
     "RecordWriter",
     "RunDir",
+    "SftConfig",
     "SftRow",
     "Stage",
     "Tag",

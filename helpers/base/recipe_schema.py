@@ -349,7 +349,7 @@ class DpoConfig(TrainConfig):
 
 
 class GrpoConfig(Section):
-    """Group-relative policy optimisation, for planning: no stage runs it yet.
+    """Group-relative policy optimisation: no stage runs or plans it yet.
 
     Batches count completions, ``num_generations`` of them a prompt.
     ``reward_weights`` are those of ``rewards``, in the same order; ``lora``

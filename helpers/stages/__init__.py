@@ -4,7 +4,16 @@ from importlib import import_module
 from typing import Any
 
 from helpers.base.guards import GUARDS
-from helpers.stages.distill import find_model, run_distill
+from helpers.stages.distill import (
+    Harvest,
+    distinct_fraction,
+    find_model,
+    harvest_pairs,
+    load_training,
+    measure_samples,
+    require_kept,
+    run_distill,
+)
 from helpers.stages.dpo import measure_start_loss, run_dpo
 from helpers.stages.evaluate import TOP_P, run_evaluate
 from helpers.stages.guards import (
@@ -21,15 +30,6 @@ from helpers.stages.guards import (
     check_pairs,
     check_reference_control,
     check_supervision,
-)
-from helpers.stages.harvest import (
-    Harvest,
-    distinct_fraction,
-    harvest_pairs,
-    load_training,
-    measure_harvest,
-    measure_samples,
-    require_kept,
 )
 from helpers.stages.merge import (
     load_exact,
@@ -81,7 +81,6 @@ __all__ = [
     "load_training",
     "load_unmerged",
     "measure_fidelity",
-    "measure_harvest",
     "measure_samples",
     "measure_start_loss",
     "measure_update",

@@ -41,10 +41,10 @@ from helpers.base import (
     world_size,
 )
 from helpers.models import (
+    fix_model,
     load_model,
     load_tokenizer,
     model_path,
-    settle_model,
 )
 from helpers.planner import (
     StepCount,
@@ -99,7 +99,7 @@ def run_dpo(
     config, tag = recipe.dpo_variant(variant), str(Tag("dpo", variant))
     smoke = smoke_steps is not None
     path = find_harvest(run, "pairs.jsonl", smoke)
-    recipe = ranks.run_first(partial(settle_model, recipe, run, check))
+    recipe = ranks.run_first(partial(fix_model, recipe, run, check))
     base = find_base(recipe, run, smoke)
     pairs = read_records(path, PairRow)
     if not pairs:

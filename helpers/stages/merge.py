@@ -38,9 +38,9 @@ from helpers.base import (
     write_json,
 )
 from helpers.models import (
-    GIB,
     DoesNotFit,
     fit_recipe,
+    fix_model,
     free_memory,
     is_base,
     is_out_of_memory,
@@ -52,9 +52,8 @@ from helpers.models import (
     render_prompt,
     resolve_dtype,
     save_tokenizer,
-    settle_model,
 )
-from helpers.planner import estimate_space
+from helpers.planner import GIB, estimate_space
 from helpers.problems import hash_problems, load_problems
 from helpers.stages.guards import check_merge_fidelity
 
@@ -95,7 +94,7 @@ def run_merge(
     """
     # Step 1: the parts are there, before a model is looked at
     find_parts(recipe, run, tag)
-    recipe = settle_model(recipe, run, check)
+    recipe = fix_model(recipe, run, check)
     adapter, base = find_parts(recipe, run, tag)
     # Step 2: all that the merged model depends on
     inputs = {

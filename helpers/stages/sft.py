@@ -31,10 +31,10 @@ from helpers.base import (
     world_size,
 )
 from helpers.models import (
+    fix_model,
     load_model,
     load_tokenizer,
     model_path,
-    settle_model,
 )
 from helpers.planner import (
     StepCount,
@@ -77,7 +77,7 @@ def run_sft(
     rows = read_records(path, SftRow)
     require_steps(recipe, count_sft_steps(recipe, len(rows)), smoke)
     # Step 2: all that the adapter depends on
-    recipe = ranks.run_first(partial(settle_model, recipe, run, check))
+    recipe = ranks.run_first(partial(fix_model, recipe, run, check))
     base = model_path(recipe, run, "base")
     inputs = {
         "rows": hash_file(path),

@@ -23,7 +23,7 @@ from helpers.models import (
     save_tokenizer,
     widen_adapter,
 )
-from helpers.models.precision import is_quantized
+from helpers.models.load import is_quantized
 from helpers.planner import find_shape
 from helpers.planner.workload import count_weight_bytes
 from helpers.stages import dpo, evaluate, merge, sft
