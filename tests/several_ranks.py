@@ -50,7 +50,7 @@ def make_command(file, stage, run, sets, *options, ranks=RANKS) -> list[str]:
     launch += ["--num_processes", str(ranks)]
     launch += ["--main_process_port", str(find_port()), *options]
     changes = [word for text in sets for word in ("--set", text)]
-    stage = ["-m", f"helpers.{stage}", "--run-dir", str(run.path)]
+    stage = ["-m", "helpers", stage, "--run-dir", str(run.path)]
     return [*launch, *stage, *changes]
 
 

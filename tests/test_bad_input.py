@@ -181,7 +181,7 @@ def test_a_half_written_checkpoint_gives_way_to_the_one_before(
     tmp_path, capsys, name
 ):
     from helpers.base import prepare_checkpoints
-    from helpers.base.checkpoints import STAMP
+    from helpers.base.stage import STAMP
 
     folder, inputs = tmp_path / "checkpoints", {"rows": "1"}
     older, newer = (make_checkpoint(folder, step) for step in (10, 20))

@@ -280,7 +280,7 @@ def test_a_stop_at_any_moment_loses_nothing(spoiled, monkeypatch, at):
     for name in (SAMPLES, "eval/base/bench.jsonl"):
         rows = read_records(run.file(name), Completion)
         assert len({row.grader for row in rows}) == 1
-    assert not run.file(".lock").exists()
+    assert not run.file(".lock.json").exists()
     regrade.run_regrade(run)
     assert run.metrics()["evaluate/base"] == metrics["evaluate/base"]
     for name in (SAMPLES, "eval/base/bench.jsonl"):

@@ -102,7 +102,7 @@ def test_recorded_dpo_is_loaded_on_a_merge_made_here(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "merge/sft: not there yet, computed now" in said
     assert "dpo: found in the run folder" in said
-    assert "DPO is done" in said
+    assert "dpo is done" in said
 
 
 @pytest.fixture

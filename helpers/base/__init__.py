@@ -1,18 +1,5 @@
 """base"""
 
-from helpers.base.checkpoints import (
-    LINEAGE,
-    drop_checkpoints,
-    find_harvest,
-    fingerprint_model,
-    prepare_checkpoints,
-    read_losses,
-    refuse_foreign,
-    require_current_merge,
-    require_file,
-    seal_checkpoint,
-    write_log,
-)
 from helpers.base.errors import LabError, did_you_mean
 from helpers.base.guards import (
     AFTER,
@@ -34,29 +21,27 @@ from helpers.base.lock import (
     require_unlocked,
     world_size,
 )
-from helpers.base.recipe import (
-    is_file_name,
-    list_recipes,
-    load_recipe,
-    recipe_hash,
-)
-from helpers.base.recipe_parts import TEMPLATES, ModelConfig
-from helpers.base.recipe_pins import PINNED_MODELS
+from helpers.base.recipe import is_file_name, list_recipes, load_recipe
 from helpers.base.recipe_schema import (
     LORA_MODULES,
+    PINNED_MODELS,
+    TEMPLATES,
     BenchmarkConfig,
     DpoConfig,
     LoraSettings,
+    ModelConfig,
     Recipe,
     TrainConfig,
+    recipe_hash,
 )
-from helpers.base.record_writer import RecordWriter, append_records
 from helpers.base.records import (
     Completion,
     PairRow,
     Problem,
     Record,
+    RecordWriter,
     SftRow,
+    append_records,
     choose_aside,
     disk_errors,
     group_samples,
@@ -74,22 +59,35 @@ from helpers.base.records import (
 )
 from helpers.base.run import (
     DATA_DIR,
+    LINEAGE,
     REPO_ROOT,
     RETIRED_INPUTS,
     RunDir,
+    Tag,
     compare_inputs,
     describe_machine,
     describe_record,
+    find_harvest,
+    fingerprint_model,
     fits,
     hash_file,
     make_note,
     name_folder,
     record_folder,
+    require_current_merge,
+    require_file,
     require_space,
     resolve_data,
     stage_file,
 )
-from helpers.base.stage import Stage, open_stage
+from helpers.base.stage import (
+    Stage,
+    drop_checkpoints,
+    open_stage,
+    prepare_checkpoints,
+    refuse_foreign,
+    seal_checkpoint,
+)
 
 __all__ = [
     "AFTER",
@@ -119,6 +117,7 @@ __all__ = [
     "RunDir",
     "SftRow",
     "Stage",
+    "Tag",
     "TrainConfig",
     "append_records",
     "check_same_inputs",
@@ -152,7 +151,6 @@ __all__ = [
     "open_stage",
     "prepare_checkpoints",
     "read_json",
-    "read_losses",
     "read_record_at",
     "read_records",
     "recipe_hash",
@@ -169,7 +167,6 @@ __all__ = [
     "use_cache_when_unreachable",
     "world_size",
     "write_json",
-    "write_log",
     "write_records",
     "write_text",
 ]

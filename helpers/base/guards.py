@@ -1,6 +1,6 @@
 """Guards: refuse a doomed run before it costs anything, and say why.
 
-Every guard is a pure function: numbers, token ids or texts in, a verdict out.
+Every guard is a pure function: numbers, token ids or texts in, yes or no out.
 What must not happen raises :class:`~helpers.base.errors.LabError`; what may
 be wrong comes back as a sentence to print. The stages call them; a notebook
 can call them on made-up numbers to see them fire. :data:`GUARDS` lists them
@@ -67,11 +67,11 @@ def guard(
 ) -> Callable[[Check], Check]:
     """Put the function below into :data:`GUARDS`."""
 
-    def enlist(check: Check) -> Check:
+    def add(check: Check) -> Check:
         GUARDS.append(Guard(title, check, when, doctor))
         return check
 
-    return enlist
+    return add
 
 
 @guard("unwritable output", PLANNING, doctor=True)

@@ -9,8 +9,6 @@ torch.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,14 +20,6 @@ from helpers.base.errors import LabError, did_you_mean
 from helpers.base.recipe_schema import Recipe
 
 RECIPE_DIR = Path(__file__).resolve().parents[1] / "recipes"
-
-__all__ = [
-    "Recipe",
-    "is_file_name",
-    "list_recipes",
-    "load_recipe",
-    "recipe_hash",
-]
 
 
 def list_recipes() -> list[str]:
@@ -60,15 +50,6 @@ def load_recipe(
         return Recipe.model_validate(raw)
     except ValidationError as error:
         raise _explain(error, path) from None
-
-
-def recipe_hash(recipe: Recipe, *sections: str) -> str:
-    """Short SHA-256 of the named sections (all of them when none is named)."""
-    data = recipe.model_dump(mode="json")
-    if sections:
-        data = {name: data[name] for name in sections}
-    text = json.dumps(data, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def is_file_name(name_or_path: str | Path) -> bool:
@@ -160,7 +141,7 @@ def _explain(error: ValidationError, path: Path) -> LabError:
     return LabError(
         f"The recipe {path.name} cannot be used:\n  - " + "\n  - ".join(lines),
         fix="mend the key in the file or in --set; the keys and their types "
-        "are in helpers/recipes/schema.py",
+        "are in helpers/base/recipe_schema.py",
     )
 
 

@@ -1,30 +1,31 @@
 """The shape of a recipe, as pydantic models.
 
-YAML reads ``1e-4`` as text; the float fields below accept it. Every model
-refuses unknown keys.
+A recipe is made of sections, from the model to the machine; YAML reads
+``1e-4`` as text, and the float fields below accept it. Every section refuses
+unknown keys.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from pydantic import (
+    BaseModel,
+    ConfigDict,
     Field,
     NonNegativeInt,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from helpers.base.errors import LabError, did_you_mean
-from helpers.base.recipe_parts import (
-    TEMPLATES,
-    CourseConfig,
-    EngineConfig,
-    ModelConfig,
-    SolutionsConfig,
-)
-from helpers.base.recipe_section import Section
 
+TEMPLATE_DIR = Path(__file__).parent.parent / "recipes" / "templates"
 LORA_MODULES = (
     "q_proj",
     "k_proj",
@@ -34,6 +35,103 @@ LORA_MODULES = (
     "up_proj",
     "down_proj",
 )
+# Commits of the models that recipes name, where public code names one.
+PINNED_MODELS = {
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": (
+        "fe8a4ea1ffedaf415f4da2f062534de366a451e6"
+    ),
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": (
+        "ad9f0ae0864d7fbcd1cd905e3c6c5b069cc8b562"
+    ),
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": (
+        "916b56a44061fd5cd7d6a8fb632557ed4f724f60"
+    ),
+    "meta-llama/Llama-3.2-1B": "4e20de362430cd3b72f300e6b0f18e50e7166e08",
+    "meta-llama/Llama-3.2-1B-Instruct": (
+        "9213176726f574b556790deb65791e0c5aa438b6"
+    ),
+}
+
+
+def read_templates(folder: Path = TEMPLATE_DIR) -> dict[str, str]:
+    """``{name: text}`` of the files ``<name>.txt``; each has one slot.
+
+    The line break that ends a file is not part of its text.
+
+    Raises:
+        LabError: a file without ``{problem}``, or with several.
+    """
+    texts = {}
+    for path in sorted(folder.glob("*.txt")):
+        text = path.read_text(encoding="utf-8").removesuffix("\n")
+        if text.count("{problem}") != 1:
+            raise LabError(
+                f"The prompt template {path} has {{problem}} "
+                f"{text.count('{problem}')} times instead of once.",
+                fix="write it where the problem's text shall stand",
+            )
+        texts[path.stem] = text
+    return texts
+
+
+TEMPLATES = read_templates()
+
+
+class Section(BaseModel):
+    """A recipe section: unknown keys are errors.
+
+    Fields named in ``only_when_set`` are left out of a dump while they are
+    None. So one can be added without changing the hash of settings that do
+    not use it, and with it every recorded run.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    only_when_set: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _leave_out_unset(
+        self, dump: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        return {
+            key: value
+            for key, value in dump(self).items()
+            if value is not None or key not in self.only_when_set
+        }
+
+
+class ModelConfig(Section):
+    """Which weights, in which precision, and why that precision.
+
+    ``dtype: auto`` is chosen on the machine, by what its device computes
+    in. ``quantization`` is of the base model; a merged model is loaded in
+    16 bits unless ``merged_quantization`` says otherwise, because quantizing
+    it again loses most of what was merged. ``ladder``: go down to 8 and 4
+    bits, to ``offload`` and to the model ``smaller`` when memory runs out.
+    ``revision`` is a commit on the hub; None becomes the pinned one where
+    there is one, else it is the newest.
+    """
+
+    only_when_set = frozenset(
+        {"merged_quantization", "ladder", "offload", "smaller"}
+    )
+
+    id: str
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    dtype_reason: str = ""
+    quantization: Literal["nf4", "int8"] | None = None
+    merged_quantization: Literal["nf4", "int8"] | None = None
+    ladder: bool | None = None
+    offload: bool | None = None
+    smaller: str | None = None
+    attn_implementation: str = "sdpa"
+
+    @model_validator(mode="after")
+    def _pin(self) -> ModelConfig:
+        """The pinned commit of this model, never one of another's."""
+        if self.revision is None or self.revision in PINNED_MODELS.values():
+            self.revision = PINNED_MODELS.get(self.id)
+        return self
 
 
 class DataConfig(Section):
@@ -53,6 +151,39 @@ class DataConfig(Section):
                 f"There are: {', '.join(TEMPLATES)}"
             )
         return name
+
+
+class EngineConfig(Section):
+    """How completions are sampled.
+
+    ``transformers`` runs in this process; ``vllm`` starts servers of its own
+    or, with ``url``, uses one that runs already. None of the sizes: chosen by
+    the planner.
+    """
+
+    name: Literal["transformers", "vllm"] = "transformers"
+    # transformers: most rows, and most tokens in the cache, at once
+    max_batch_size: int = Field(default=128, gt=0)
+    max_batch_tokens: int | None = Field(default=None, gt=0)
+    # vllm
+    url: str | None = None
+    command: str = "vllm"
+    tensor_parallel_size: int | None = Field(default=None, gt=0)
+    data_parallel_size: int | None = Field(default=None, gt=0)
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    max_model_len: int | None = Field(default=None, gt=0)
+    max_concurrency: int = Field(default=256, gt=0)
+    enforce_eager: bool = False
+    startup_timeout_s: float = Field(default=900, gt=0)
+    request_timeout_s: float = Field(default=600, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forget_recording(cls, settings: Any) -> Any:
+        """A setting that earlier runs still name, and that had no value."""
+        if isinstance(settings, dict) and settings.get("recording", 0) is None:
+            return {k: v for k, v in settings.items() if k != "recording"}
+        return settings
 
 
 class SamplingConfig(Section):
@@ -79,6 +210,38 @@ class HarvestConfig(Section):
     min_distinct_fraction: float = Field(default=0.9, ge=0, le=1)
     expected_sft_rows: int | None = Field(default=None, gt=0)
     expected_pairs: int | None = Field(default=None, gt=0)
+
+
+class SolutionsConfig(Section):
+    """Worked solutions that SFT trains on instead of own samples.
+
+    ``mix``: problems wanted by source, a registered set or a problem file;
+    0 takes a source of the parent recipe out.
+    ``against``: sets that no row may overlap with; None: the recipe's
+    benchmarks. ``templated``: problems made from templates share their
+    words, so only a whole problem counts as the same. ``least``: a source
+    that ends with a smaller share of what was wanted is lost, which is an
+    error. ``mark``: how an answer is marked where the prompt template does
+    not say. ``cap``: most rows. ``chat`` off leaves the chat format away in
+    training only, as an ablation should and nothing else.
+    """
+
+    mix: dict[str, NonNegativeInt]
+    against: tuple[str, ...] | None = None
+    templated: bool = False
+    least: float = Field(default=0.5, gt=0, le=1)
+    mark: Literal["boxed", "hash"] = "boxed"
+    cap: int | None = Field(default=None, gt=0)
+    chat: bool = True
+
+    @field_validator("mix")
+    @classmethod
+    def _some_source(cls, mix: dict[str, int]) -> dict[str, int]:
+        """Without the sources that a recipe takes out of its parent's."""
+        left = {name: wanted for name, wanted in mix.items() if wanted}
+        if not left:
+            raise ValueError("no source is left in the mix")
+        return left
 
 
 class LoraSettings(Section):
@@ -172,7 +335,7 @@ class DpoConfig(TrainConfig):
     ``stop_below_nats``: end the run after ``noop_after_steps`` steps when
     its mean margin over beta, projected to the last step, is smaller: the
     evaluation will show nothing.
-    The rule and its threshold: :mod:`helpers.experiments.dpo_sweep`. None: never.
+    None: never.
     """
 
     only_when_set = TrainConfig.only_when_set | {"stop_below_nats"}
@@ -274,6 +437,20 @@ class HardwareConfig(Section):
     usd_per_hour: float = Field(default=0.0, ge=0)
 
 
+class CourseConfig(Section):
+    """How many problems the notebooks ask a model beside the stages.
+
+    ``dev``: of the dev set, before and after a stage; ``sweep``: at each
+    temperature; ``seeding``: in each arm of the seed experiment.
+    ``samples``: how many of each problem of the main set, for pass@k.
+    """
+
+    dev: int = Field(default=200, gt=0)
+    sweep: int = Field(default=48, gt=0)
+    seeding: int = Field(default=100, gt=1)
+    samples: int = Field(default=4, gt=1)
+
+
 class Recipe(Section):
     """Everything one run depends on.
 
@@ -299,6 +476,15 @@ class Recipe(Section):
     hardware: HardwareConfig = HardwareConfig()
     course: CourseConfig = CourseConfig()
     quick: dict[str, Any] | None = None
+
+    def with_section(self, section: str, **changes: Any) -> Recipe:
+        """A copy with other values in one section, not checked again."""
+        changed = getattr(self, section).model_copy(update=changes)
+        return self.model_copy(update={section: changed})
+
+    def with_model(self, **changes: Any) -> Recipe:
+        """A copy with other settings of its model: ``dtype="float32"``."""
+        return self.with_section("model", **changes)
 
     @property
     def sampled_model(self) -> str:
@@ -337,3 +523,12 @@ class Recipe(Section):
             )
         merged = self.dpo.model_dump() | self.dpo_variants[name]
         return DpoConfig.model_validate(merged)
+
+
+def recipe_hash(recipe: Recipe, *sections: str) -> str:
+    """Short SHA-256 of the named sections (all of them when none is named)."""
+    data = recipe.model_dump(mode="json")
+    if sections:
+        data = {name: data[name] for name in sections}
+    text = json.dumps(data, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

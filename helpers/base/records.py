@@ -2,16 +2,19 @@
 
 A record is a pydantic model; a file is one JSON object a line, UTF-8. Reading
 names file, line and remedy when something is wrong; a torn last line (a run
-that was killed while writing) is dropped and said so. Writing a whole file
-goes through a temporary name, so a kill never leaves half a file.
+that was killed while writing) is dropped and said so. Rows are appended so
+that a kill loses at most one, and a whole file is written under a temporary
+name, so a kill never leaves half of it.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +27,9 @@ from helpers.base.errors import LabError
 from helpers.base.guards import check_writable
 
 R = TypeVar("R", bound="Record")
+Row = TypeVar("Row")
+SYNC_SECONDS = 1.0  # so often appended rows are synced to the device
+BLOCK = 1 << 16  # bytes read at once in search of the last line
 # the device, a quota, or the largest file this process may write
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 # ... and how libraries that are no Python say so: safetensors, torch.save
@@ -193,6 +199,98 @@ def _validate(kind: type[R], data: Any, path: Path, number: int) -> R:
         ) from None
 
 
+def append_records(path: str | Path, rows: Iterable[BaseModel]) -> None:
+    """Append rows and flush them to disk; a torn last line is cut first.
+
+    A whole last line that only lacks its newline is kept.
+    """
+    with RecordWriter(path) as writer:
+        for row in rows:
+            writer.append(row)
+
+
+class RecordWriter:
+    """Append rows to a JSONL file, each on the disk when it is written.
+
+    A context manager. A kill loses at most the row being written: every row
+    is handed to the system at once, and synced to the device once a second
+    and at the end. On opening, a torn last line is cut. A row that does not
+    fit the disk is taken back, so the file ends in a whole line.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def __enter__(self) -> RecordWriter:
+        with disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: nothing left over could be written later.
+            self._file = open(self.path, "ab+", buffering=0)
+            _cut_torn_line(self._file)
+        self._synced = time.monotonic()
+        return self
+
+    def append(self, row: BaseModel) -> None:
+        """Write one row; raises LabError when the disk is full."""
+        line = memoryview(row.model_dump_json().encode() + b"\n")
+        with disk_errors(self.path):
+            start, sent = self._file.seek(0, os.SEEK_END), 0
+            try:
+                while sent < len(line):
+                    sent += self._file.write(line[sent:])
+            except OSError:
+                self._file.truncate(start)
+                raise
+            if time.monotonic() - self._synced >= SYNC_SECONDS:
+                os.fsync(self._file.fileno())
+                self._synced = time.monotonic()
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        try:
+            with disk_errors(self.path):
+                os.fsync(self._file.fileno())
+        except LabError:
+            if kind is None:
+                raise
+        finally:
+            self._file.close()
+
+
+def _cut_torn_line(file: io.FileIO) -> None:
+    size = file.seek(0, os.SEEK_END)
+    keep = _find_last_line(file, size)
+    file.seek(keep)
+    last = file.read(size - keep)
+    if not last:
+        return
+    if _is_json(last):
+        file.write(b"\n")
+    else:
+        file.truncate(keep)
+    file.seek(0, os.SEEK_END)
+
+
+def _find_last_line(file: io.FileIO, size: int) -> int:
+    """Where the text behind the last newline starts, read from the end."""
+    end = size
+    while end > 0:
+        start = max(0, end - BLOCK)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line.decode("utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
 def write_records(path: str | Path, rows: Iterable[BaseModel]) -> int:
     """Replace ``path`` by these rows in one step; returns how many."""
     path, count = Path(path), 0
@@ -304,9 +402,6 @@ def hash_text(text: str) -> int:
     """64 bits of BLAKE2b."""
     digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8)
     return int.from_bytes(digest.digest(), "little")
-
-
-Row = TypeVar("Row")
 
 
 def group_samples(

@@ -19,6 +19,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,45 @@ DATA_DIR = REPO_ROOT / "data"
 IDENTITY = ("name", "seed", "model", "data")
 # Inputs of older runs that no longer decide: rows carry their grader now.
 RETIRED_INPUTS = {"grader"}
+MODELS = ("base", "sft", "dpo")
+HARVEST = ("sft.jsonl", "pairs.jsonl")  # other rows: <stage>.jsonl
+LINEAGE = "lineage.json"  # in a merged model: hashes of its parts
+HASH_WHOLE_BELOW = 1 << 28  # bytes: of larger models blocks are hashed
+BLOCKS, BLOCK = 64, 1 << 16  # of each file: so many, so many bytes each
+
+
+@dataclass(frozen=True)
+class Tag:
+    """Which model of a run: base, sft, dpo or dpo-<variant>."""
+
+    model: str
+    variant: str | None = None
+
+    @classmethod
+    def parse(cls, text: str, *, trained: bool = False) -> Tag:
+        """The tag that is written so; ``trained``: with an adapter.
+
+        Raises:
+            LabError: there is no such model, or adapter.
+        """
+        model, _, variant = text.partition("-")
+        known = MODELS[1:] if trained else MODELS
+        if model in known and (model == "dpo" or not variant):
+            return cls(model, variant or None)
+        raise LabError(
+            f"There is no {'adapter' if trained else 'model'} '{text}'.",
+            fix=f"choose {', '.join(known)} or dpo-<variant>",
+        )
+
+    def __str__(self) -> str:
+        return f"{self.model}-{self.variant}" if self.variant else self.model
+
+    @property
+    def options(self) -> str:
+        """As the commands take it: ``dpo --variant published``."""
+        return self.model + (
+            f" --variant {self.variant}" if self.variant else ""
+        )
 
 
 class RunDir:
@@ -182,7 +222,7 @@ class RunDir:
             started=started,
             seconds=round(seconds, 2),
         )
-        if self.file("model.json").is_file():  # see helpers.models.settle
+        if self.file("model.json").is_file():  # dtype and bits
             record["model"] = read_json(self.file("model.json"))["rung"]
         self._add_metrics(name, metrics)
         self._add_to_ledger(name, started, seconds)
@@ -200,7 +240,7 @@ class RunDir:
         return read_json(path)["phases"] if path.is_file() else []
 
     def _stage_file(self, stage: str) -> Path:
-        return self.file("stages", f"{stage.replace('/', '-')}.json")
+        return stage_file(self.path, stage)
 
     def _add_metrics(self, stage: str, metrics: Mapping[str, Any]) -> None:
         everything = self.metrics()
@@ -297,6 +337,41 @@ def hash_file(path: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def fingerprint_model(path: str | Path, revision: str | None = None) -> str:
+    """Short hash of a model: its files, or its hub id and revision.
+
+    A merged model is known by what it was merged from: its weights may
+    differ in the last bit between machines. Of weight files too large to
+    hash in a moment the size counts and blocks from all over the file.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return f"{folder.as_posix()}@{revision or 'main'}"
+    if (folder / LINEAGE).is_file():
+        return hash_file(folder / LINEAGE)
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    if sum(p.stat().st_size for p in files) < HASH_WHOLE_BELOW:
+        return hash_file(folder)
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}:{file.stat().st_size}|".encode())
+        digest.update(_read_blocks(file))
+    return digest.hexdigest()[:16]
+
+
+def _read_blocks(path: Path) -> bytes:
+    """The whole file when it is short, else evenly spaced blocks of it."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        if size <= BLOCKS * BLOCK:
+            return file.read()
+        found = []
+        for number in range(BLOCKS):
+            file.seek((size - BLOCK) * number // (BLOCKS - 1))
+            found.append(file.read(BLOCK))
+        return b"".join(found)
+
+
 def require_space(path: str | Path, megabytes: int) -> None:
     """Refuse before work starts when the disk has less than this free."""
     folder = Path(path)
@@ -349,6 +424,50 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor()
+
+
+def find_harvest(run: RunDir, name: str, smoke: bool = False) -> Path:
+    """A file of training rows; a smoke run may use a smoke distillation's.
+
+    Raises:
+        LabError: it is not there; names the command that makes it.
+    """
+    path, trial = run.file(name), run.file("smoke", "distill", name)
+    if smoke and trial.exists() and not path.exists():
+        return trial
+    stage = "distill" if name in HARVEST else Path(name).stem
+    return require_file(path, f"mathslm {stage}", run)
+
+
+def require_file(path: Path, command: str, run: RunDir) -> Path:
+    """The path, or a LabError that names the command which makes it."""
+    if not path.exists():
+        raise LabError(
+            f"There is no {path}.",
+            why="this stage goes on from it",
+            fix=f"make it first: {command} --run-dir {run.label}",
+        )
+    return path
+
+
+def require_current_merge(run: RunDir, tag: str) -> None:
+    """LabError when ``<tag>/merged`` is of another adapter than is there.
+
+    Where one of the two is absent there is nothing to compare.
+    """
+    lineage = run.file(tag, "merged", LINEAGE)
+    adapter = run.file(tag, "adapter")
+    if not lineage.is_file() or not adapter.exists():
+        return
+    if read_json(lineage).get("adapter") == hash_file(adapter):
+        return
+    raise LabError(
+        f"{tag}/merged in {run.label} was made from another adapter than "
+        f"{tag}/adapter.",
+        why="the adapter was trained again after the merge",
+        fix=f"mathslm merge --model {Tag.parse(tag).options} "
+        f"--run-dir {run.label} --force",
+    )
 
 
 def record_folder(tier: str) -> Path:

@@ -1,6 +1,6 @@
 """models"""
 
-from helpers.base.recipe_parts import TEMPLATES
+from helpers.base.recipe_schema import TEMPLATES
 from helpers.grading.extract import read_answer
 from helpers.models.chat import (
     MARKS,

@@ -14,7 +14,7 @@ from helpers.stages.distill import (
     require_kept,
     run_distill,
 )
-from helpers.stages.dpo import run_dpo
+from helpers.stages.dpo import measure_start_loss, run_dpo
 from helpers.stages.evaluate import TOP_P, run_evaluate
 from helpers.stages.guards import (
     LN2,
@@ -29,10 +29,15 @@ from helpers.stages.guards import (
     check_merge_fidelity,
     check_pairs,
     check_reference_control,
+    check_supervision,
 )
-from helpers.stages.merge import measure_fidelity, run_merge
-from helpers.stages.merge_base import load_exact, load_unmerged
-from helpers.stages.merge_probe import measure_update
+from helpers.stages.merge import (
+    load_exact,
+    load_unmerged,
+    measure_fidelity,
+    measure_update,
+    run_merge,
+)
 from helpers.stages.needs import NEEDS
 from helpers.stages.sft import find_rows, run_sft
 from helpers.stages.solutions import list_against, run_solutions
@@ -79,6 +84,7 @@ __all__ = [
     "measure_samples",
     "measure_start_loss",
     "measure_update",
+    "read_losses",
     "require_kept",
     "run_distill",
     "run_dpo",
@@ -90,9 +96,8 @@ __all__ = [
 ]
 # Loaded when first asked for: these import torch or a client.
 _LAZY = {
-    "check_supervision": "helpers.stages.trainer",
     "encode_pair": "helpers.stages.trainer",
-    "measure_start_loss": "helpers.stages.dpo_trainer",
+    "read_losses": "helpers.stages.trainer",
 }
 
 

@@ -1,9 +1,12 @@
-"""Direct preference optimisation of a fresh adapter on the merged SFT model.
+"""DPO: a fresh LoRA learns to prefer the right answer of each pair.
 
-TRL's ``DPOTrainer`` trains; the reference is the same model with the adapter
-switched off, so there is no second copy. Before the first update the loss
-must be ln 2. While it trains, a monitor says when the evaluation is going to
-show nothing, and when the pairs are learnt by heart.
+pairs → drop useless → trainer → loss is ln 2? → fit
+
+TRL's ``DPOTrainer`` trains; the reference is the merged SFT model, that is
+the same model with the adapter switched off, so there is no second copy.
+While it trains, a monitor says when the evaluation is going to show nothing,
+and when the pairs are learnt by heart. ``<tag>/log.jsonl`` has of every
+logged step the loss, the rewards, and the KL to the reference.
 """
 
 from __future__ import annotations
@@ -11,8 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,21 +27,25 @@ from helpers.base import (
     PairRow,
     Recipe,
     RunDir,
+    Stage,
+    Tag,
     find_harvest,
     fingerprint_model,
     hash_file,
-    prepare_checkpoints,
+    open_stage,
     ranks,
-    read_losses,
     read_records,
     recipe_hash,
-    refuse_foreign,
     require_current_merge,
     require_file,
-    require_space,
     world_size,
 )
-from helpers.models import settle_model
+from helpers.models import (
+    load_model,
+    load_tokenizer,
+    model_path,
+    settle_model,
+)
 from helpers.planner import (
     StepCount,
     count_steps,
@@ -48,10 +55,13 @@ from helpers.planner import (
 from helpers.stages.guards import (
     DpoMonitor,
     PairCheck,
+    check_cut_pairs,
     check_dpo_start,
+    check_length_ratio,
+    check_pairs,
     check_reference_control,
+    check_rendered,
 )
-from helpers.stages.pair_checks import select_pairs
 
 # The precomputed and the live forward pass round differently in 16 bits.
 START_TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 2e-2}
@@ -64,6 +74,7 @@ def run_dpo(
     variant: str | None = None,
     force: bool = False,
     smoke_steps: int | None = None,
+    check: bool = False,
 ) -> dict[str, Any]:
     """Train the DPO adapter of a run, or load it when it is there.
 
@@ -73,53 +84,137 @@ def run_dpo(
 
     Args:
         variant: a name under ``dpo_variants`` of the recipe, or None.
+        check: stop before the model is loaded; returns the recorded metrics
+            or {}.
 
     Returns:
-        pairs, steps, losses, margins, accuracy, tie fraction and the
-        monitor's verdict.
+        pairs, steps, losses, margins, accuracy, tie fraction, KL to the
+        reference on the pairs (nats a token) and what the monitor found.
 
     Raises:
         LabError: no pairs, no merged SFT model, or a loss before the first
             update that is not ln 2.
     """
-    config = recipe.dpo_variant(variant)
-    tag = f"dpo-{variant}" if variant else "dpo"
+    # Step 1: the settings, the pairs and the model to start from
+    config, tag = recipe.dpo_variant(variant), str(Tag("dpo", variant))
     smoke = smoke_steps is not None
-    pairs_path = find_harvest(run, "pairs.jsonl", smoke)
-    recipe = ranks.run_first(partial(settle_model, recipe, run))
+    path = find_harvest(run, "pairs.jsonl", smoke)
+    recipe = ranks.run_first(partial(settle_model, recipe, run, check))
     base = find_base(recipe, run, smoke)
-    require_space(run.path, estimate_space(recipe, "dpo"))
-    inputs = describe_inputs(recipe, config, pairs_path, base)
-    if smoke:
-        folder, stage = run.file("smoke", tag), nullcontext({})
-    else:
-        done = partial(run.is_done, tag, inputs, force)
-        if ranks.run_first(done):
-            print(f"DPO is done: {tag}/adapter is loaded.")
-            return run.metrics()[tag]
-        folder, stage = run.file(tag), run.stage(tag, inputs)
-        inputs = inputs | ranks.describe_sharding()
-        refuse_foreign(folder / "checkpoints", inputs, force)
-    pairs = read_records(pairs_path, PairRow)
+    pairs = read_records(path, PairRow)
     if not pairs:
         raise LabError(
-            f"{pairs_path} holds no pairs.",
+            f"{path} holds no pairs.",
             why="no problem has both a right and a wrong finished answer",
             fix="distill more problems or more samples each",
         )
-    with stage as record:
-        metrics = train_adapter(
-            recipe, config, base, pairs, folder, inputs, force, smoke_steps
-        )
-        outputs = [f"{tag}/adapter", f"{tag}/log.jsonl"]
-        record.update(outputs=outputs, metrics=metrics)
-    return metrics
+    # Step 2: all that the adapter depends on
+    settings = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    inputs = {
+        "pairs": hash_file(path),
+        "model": fingerprint_model(base, recipe.model.revision),
+        "recipe": recipe_hash(recipe, "seed", "model"),
+        "dpo": hashlib.sha256(settings.encode()).hexdigest()[:16],
+    }
+    # Step 3: train, unless that is done
+    with open_stage(
+        run,
+        tag,
+        inputs,
+        outputs=[f"{tag}/adapter", f"{tag}/log.jsonl"],
+        megabytes=estimate_space(recipe, "dpo"),
+        force=force,
+        smoke=smoke,
+        check=check,
+    ) as stage:
+        if not stage.done:
+            tokenizer = load_tokenizer(base, recipe.model.revision)
+            found = select_pairs(recipe, config, tokenizer, pairs)
+            kept = [pairs[index] for index in found.kept]
+        if stage.is_needed:
+            print(f"DPO: {found}")
+            stage.metrics = train(
+                recipe, config, stage, base, kept, smoke_steps
+            )
+            stage.metrics |= {
+                "pairs_identical": found.identical,
+                "pairs_empty": found.empty,
+                "pairs_too_long": found.too_long,
+            }
+    return stage.metrics
+
+
+def train(
+    recipe: Recipe,
+    config: DpoConfig,
+    stage: Stage,
+    base: Path,
+    pairs: Sequence[PairRow],
+    smoke_steps: int | None,
+) -> dict[str, Any]:
+    """Load the model, build the trainer, check its start, train, measure."""
+    import helpers.stages.trainer as training
+
+    if stage.smoke:
+        # Reference log-probabilities are computed for every pair at once.
+        pairs = pairs[: smoke_steps * config.effective_batch]
+    count = count_dpo_steps(config, len(pairs), smoke_steps)
+    print(f"DPO: {count}")
+    model, tokenizer = load_model(recipe, base, training=True)
+    trainer = build_trainer(
+        recipe,
+        config,
+        model,
+        tokenizer,
+        pairs,
+        stage.folder / "checkpoints",
+        smoke_steps,
+    )
+    # The right tokens, the right reference, and the loss ln 2?
+    start_loss = check_trainer(recipe, trainer, tokenizer, pairs)
+    # Train; the monitor looks on.
+    monitor = build_monitor(config, count, stage.smoke)
+    nats = None if stage.smoke else config.stop_below_nats
+    watch = training.DpoWatch(monitor, nats and nats * config.beta)
+    trainer.add_callback(watch)
+    speed = training.fit(
+        trainer, "DPO", stage.folder, count, stage.last_checkpoint()
+    )
+    losses = training.read_losses(trainer)
+    history = trainer.state.log_history
+    steps = [entry for entry in history if "rewards/margins" in entry]
+    return {
+        "pairs": count.rows,
+        "effective_batch": count.effective_batch,
+        "steps_per_epoch": count.per_epoch,
+        "steps": trainer.state.global_step,
+        "floor_steps": count.floor_total,
+        "trainable_parameters": trainer.model.get_nb_trainable_parameters()[0],
+        "start_loss": start_loss,
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "margin": monitor.mean_margin,
+        "accuracy": statistics.fmean(
+            entry["rewards/accuracies"] for entry in steps[-10:]
+        ),
+        "first_tie_fraction": steps[0]["tie_fraction"],
+        "tie_fraction": steps[-1]["tie_fraction"],
+        "kl": steps[-1]["kl"],
+        "noop": monitor.is_noop,
+        "overfit": monitor.is_overfit,
+        "stopped_early": watch.stopped,
+        "sum_learning_rates": sum_learning_rates(
+            config.learning_rate,
+            count.total,
+            config.warmup_ratio,
+            config.lr_scheduler,
+        ),
+        "tokens_per_second": round(speed, 1),
+    }
 
 
 def find_base(recipe: Recipe, run: RunDir, smoke: bool) -> Path:
     """``sft/merged``; a smoke run before SFT takes the base model."""
-    from helpers.models import model_path
-
     merged = model_path(recipe, run, "sft")
     if smoke and not merged.exists():
         print("There is no merged SFT model yet: the smoke run uses the base.")
@@ -128,62 +223,45 @@ def find_base(recipe: Recipe, run: RunDir, smoke: bool) -> Path:
     return require_file(merged, "mathslm merge --model sft", run)
 
 
-def describe_inputs(
-    recipe: Recipe, config: DpoConfig, pairs_path: Path, base: Path
-) -> dict[str, str]:
-    """Hashes of all that the adapter depends on."""
-    settings = json.dumps(config.model_dump(mode="json"), sort_keys=True)
-    return {
-        "pairs": hash_file(pairs_path),
-        "model": fingerprint_model(base, recipe.model.revision),
-        "recipe": recipe_hash(recipe, "seed", "model"),
-        "dpo": hashlib.sha256(settings.encode()).hexdigest()[:16],
-    }
-
-
-def train_adapter(
+def select_pairs(
     recipe: Recipe,
     config: DpoConfig,
-    base: Path,
+    tokenizer: Any,
     pairs: Sequence[PairRow],
-    folder: Path,
-    inputs: dict[str, str],
-    force: bool,
-    smoke_steps: int | None,
-) -> dict[str, Any]:
-    """Check the pairs, build the trainer, train, save; return metrics."""
-    from helpers.models import load_model
-    from helpers.stages import trainer as training
-    from helpers.stages.dpo_trainer import DpoWatch
+) -> PairCheck:
+    """Check the prompts' template; sort out pairs that cannot be used.
 
-    model, tokenizer = load_model(recipe, base, training=True)
-    checkpoints = folder / "checkpoints"
-    check = select_pairs(recipe, config, tokenizer, pairs)
-    kept = [pairs[index] for index in check.kept]
-    if smoke_steps is not None:
-        # Reference log-probabilities are computed for every pair at once.
-        kept = kept[: smoke_steps * config.effective_batch]
-    count = count_dpo_steps(config, len(kept), smoke_steps)
-    print(f"DPO: {check}\nDPO: {count}")
-    trainer = build_trainer(
-        recipe, config, model, tokenizer, kept, checkpoints, smoke_steps
-    )
-    start_loss = check_trainer(recipe, trainer, tokenizer, kept)
-    monitor = build_monitor(config, count, smoke_steps is not None)
-    nats = None if smoke_steps else config.stop_below_nats
-    watch = DpoWatch(monitor, nats and nats * config.beta)
-    trainer.add_callback(watch)
-    resume = None
-    if smoke_steps is None:
-        resume = ranks.run_first(
-            partial(prepare_checkpoints, checkpoints, inputs, force)
-        )
-    speed = training.fit(trainer, "DPO", folder, count, resume)
-    return summarise(config, trainer, count, check, monitor) | {
-        "start_loss": start_loss,
-        "stopped_early": watch.stopped,
-        "tokens_per_second": round(speed, 1),
-    }
+    Prints a warning where the long pairs are missing, or where length alone
+    tells the two sides apart.
+
+    Raises:
+        LabError: a prompt of another template, two prompts for one problem,
+            or no pair that can be used.
+    """
+    prompts = [pair.prompt for pair in pairs]
+    check_rendered(tokenizer, prompts, recipe.data.prompt_template)
+    asked = count_tokens(tokenizer, prompts)
+    chosen = count_tokens(tokenizer, [p.prompt + p.chosen for p in pairs])
+    rejected = count_tokens(tokenizer, [p.prompt + p.rejected for p in pairs])
+    # With the end token, the longer side must fit.
+    lengths = [max(both) + 1 for both in zip(chosen, rejected, strict=True)]
+    check = check_pairs(pairs, lengths, config.max_length)
+    warnings = [
+        check_cut_pairs(check, config.max_length),
+        check_length_ratio(
+            [chosen[i] - asked[i] for i in check.kept],
+            [rejected[i] - asked[i] for i in check.kept],
+        ),
+    ]
+    for warning in filter(None, warnings):
+        print(f"Warning: {warning}")
+    return check
+
+
+def count_tokens(tokenizer: Any, texts: list[str]) -> list[int]:
+    """Tokens of each text, without special ones added."""
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [len(one) for one in ids]
 
 
 def count_dpo_steps(
@@ -203,18 +281,6 @@ def count_dpo_steps(
     return replace(count, total=min(smoke_steps, count.total))
 
 
-def build_monitor(
-    config: DpoConfig, count: StepCount, smoke: bool = False
-) -> DpoMonitor:
-    """The recipe's monitor; a short run is judged from its middle on.
-
-    A smoke run has no no-op alarm: a few steps cannot move anything.
-    """
-    wait = min(config.noop_after_steps, max(5, count.total // 2))
-    noop_margin = 0.0 if smoke else config.noop_margin
-    return DpoMonitor(noop_margin, wait, config.overfit_margin)
-
-
 def build_trainer(
     recipe: Recipe,
     config: DpoConfig,
@@ -227,15 +293,14 @@ def build_trainer(
     """TRL's DPOTrainer with a fresh LoRA and no reference model."""
     from trl import DPOConfig
 
-    from helpers.stages import trainer as training
-    from helpers.stages.dpo_trainer import TieAwareDPOTrainer, make_dataset
+    import helpers.stages.trainer as training
 
     count = count_dpo_steps(config, len(pairs), smoke_steps)
     settings = training.build_arguments(
         recipe, config, count, output_dir, smoke=smoke_steps is not None
     )
     with training.quiet_setup():
-        return TieAwareDPOTrainer(
+        return training.TieAwareDPOTrainer(
             model=model,
             ref_model=None,
             args=DPOConfig(
@@ -249,27 +314,44 @@ def build_trainer(
         )
 
 
+def make_dataset(
+    tokenizer: Any, pairs: Sequence[PairRow], folder: Path
+) -> Any:
+    """The pairs as TRL's collator takes them: ids of prompt and answers."""
+    from helpers.stages.trainer import encode_pair, share_rows
+
+    rows = []
+    for pair in pairs:
+        asked, chosen = encode_pair(tokenizer, pair.prompt, pair.chosen)
+        _, rejected = encode_pair(tokenizer, pair.prompt, pair.rejected)
+        rows.append(
+            {
+                "prompt_ids": asked,
+                "chosen_ids": chosen,
+                "rejected_ids": rejected,
+            }
+        )
+    return share_rows(rows, folder)
+
+
 def check_trainer(
     recipe: Recipe, trainer: Any, tokenizer: Any, pairs: Sequence[PairRow]
 ) -> float:
     """Check the trainer's tokens and its start; return the loss there.
 
     Raises:
-        LabError: tokens that differ from sampling, or a loss that is not
-            ln 2.
+        LabError: tokens that differ from sampling, a reference that moves
+            with the policy, or a loss that is not ln 2.
     """
-    from helpers.stages import trainer as training
-    from helpers.stages.dpo_trainer import measure_start_loss
+    from helpers.stages.trainer import check_tokens
 
-    prompts = [training.encode_prompt(tokenizer, p.prompt) for p in pairs]
     documents = []
     for row in trainer.train_dataset:
         for answer in (row["chosen_ids"], row["rejected_ids"]):
             hidden = [-100] * len(row["prompt_ids"])
             documents.append((row["prompt_ids"] + answer, hidden + answer))
-    training.check_supervision(documents, prompts, tokenizer)
     answers = [text for p in pairs for text in (p.chosen, p.rejected)]
-    training.check_completions(documents, answers, tokenizer)
+    check_tokens(tokenizer, documents, [p.prompt for p in pairs], answers)
     weights = trainer.model.named_parameters()
     check_reference_control(
         [name for name, weight in weights if weight.requires_grad],
@@ -280,42 +362,56 @@ def check_trainer(
     return loss
 
 
-def summarise(
-    config: DpoConfig,
-    trainer: Any,
-    count: StepCount,
-    check: PairCheck,
-    monitor: DpoMonitor,
-) -> dict[str, Any]:
-    """What the stage measured."""
-    history = trainer.state.log_history
-    steps = [entry for entry in history if "rewards/margins" in entry]
-    losses = read_losses(history)
-    travel = sum_learning_rates(
-        config.learning_rate,
-        count.total,
-        config.warmup_ratio,
-        config.lr_scheduler,
-    )
-    return {
-        "pairs": count.rows,
-        "pairs_identical": check.identical,
-        "pairs_empty": check.empty,
-        "pairs_too_long": check.too_long,
-        "effective_batch": count.effective_batch,
-        "steps_per_epoch": count.per_epoch,
-        "steps": trainer.state.global_step,
-        "floor_steps": count.floor_total,
-        "trainable_parameters": trainer.model.get_nb_trainable_parameters()[0],
-        "first_loss": losses[0],
-        "last_loss": losses[-1],
-        "margin": monitor.mean_margin,
-        "accuracy": statistics.fmean(
-            entry["rewards/accuracies"] for entry in steps[-10:]
-        ),
-        "first_tie_fraction": steps[0]["tie_fraction"],
-        "tie_fraction": steps[-1]["tie_fraction"],
-        "noop": monitor.is_noop,
-        "overfit": monitor.is_overfit,
-        "sum_learning_rates": travel,
-    }
+def measure_start_loss(trainer: Any) -> float:
+    """The loss on the first rows before any update, in nats."""
+    import torch
+
+    size = min(len(trainer.train_dataset), trainer.args.train_batch_size)
+    rows = [trainer.train_dataset[index] for index in range(size)]
+    inputs = trainer._prepare_inputs(trainer.data_collator(rows))
+    was_training = trainer.model.training
+    trainer.model.eval()
+    with (
+        torch.no_grad(),
+        trainer.compute_loss_context_manager(),
+        expect_weights_as_they_are(trainer.model),
+    ):
+        loss = trainer.compute_loss(trainer.model, inputs).item()
+    trainer.model.train(was_training)
+    trainer._metrics["eval"].clear()
+    return loss
+
+
+@contextmanager
+def expect_weights_as_they_are(model: Any) -> Iterator[None]:
+    """Let TRL compute with a model that ZeRO-3 has not divided yet.
+
+    Where ZeRO-3 is configured TRL gathers weights before it uses them. They
+    are divided when training starts, or when the reference is computed
+    before; until then every rank has them whole.
+    """
+    from transformers.integrations import deepspeed
+
+    found = deepspeed._hf_deepspeed_config_weak_ref
+    config = found() if found else None
+    divided = any(hasattr(p, "ds_status") for p in model.parameters())
+    if config is None or divided:
+        yield
+        return
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed.set_hf_deepspeed_config(config)
+
+
+def build_monitor(
+    config: DpoConfig, count: StepCount, smoke: bool = False
+) -> DpoMonitor:
+    """The recipe's monitor; a short run is judged from its middle on.
+
+    A smoke run has no no-op alarm: a few steps cannot move anything.
+    """
+    wait = min(config.noop_after_steps, max(5, count.total // 2))
+    noop_margin = 0.0 if smoke else config.noop_margin
+    return DpoMonitor(noop_margin, wait, config.overfit_margin)

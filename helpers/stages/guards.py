@@ -6,6 +6,7 @@ Each tells the story of the run that needed it, see helpers/base/guards.py.
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
@@ -21,10 +22,14 @@ from helpers.base import (
     did_you_mean,
     guard,
 )
+from helpers.models import check_prompt_text, check_template, render_prompt
 
 # --- the text that is trained on ---
 
 Document = tuple[Sequence[int], Sequence[int]]
+# Llama 3's chat template writes a date into the system prompt: in rows made
+# elsewhere, or by an older version, it is the day's.
+DATE = re.compile(r"\b\d{1,2} [A-Z][a-z]{2} \d{4}\b")
 
 
 @guard("copies among the samples", SAMPLING)
@@ -102,8 +107,7 @@ def check_initial_loss(
 def check_supervision(
     documents: Iterable[Document],
     prompts: Iterable[Sequence[int]],
-    bos: int | None,
-    end: int | None,
+    tokenizer: Any,
 ) -> None:
     """Check token by token what the trainer will learn from.
 
@@ -118,11 +122,12 @@ def check_supervision(
 
     Args:
         prompts: token ids of the prompts as sampling feeds them.
-        bos, end: ids of the beginning and the end token, or None.
+        tokenizer: only its ``bos_token_id`` and ``eos_token_id`` count.
 
     Raises:
         LabError: names the first document that differs and how.
     """
+    bos, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     known = {tuple(ids) for ids in prompts}
     for number, (ids, labels) in enumerate(documents, 1):
         start = next((i for i, x in enumerate(labels) if x != -100), None)
@@ -145,6 +150,23 @@ def check_supervision(
             fix="look at that row with tokenizer.decode(ids); mend the chat "
             "template or the rows",
         )
+
+
+def check_rendered(
+    tokenizer: Any, prompts: Iterable[str], template: str
+) -> None:
+    """Refuse rows whose prompts are not of this tokenizer and template.
+
+    Raises:
+        LabError: names the first prompt that differs.
+    """
+    check_template(tokenizer, template)
+    mark = "@@problem@@"
+    rendered = DATE.sub("", render_prompt(tokenizer, mark, template))
+    before, _, after = rendered.partition(mark)
+    check_prompt_text(
+        (DATE.sub("", prompt) for prompt in prompts), before, after, template
+    )
 
 
 # --- pairs ---
@@ -453,12 +475,12 @@ class DpoMonitor:
         self._accuracies.append(accuracy)
         alarms = []
         if step >= self.noop_after_steps:
-            alarms += self._say_once("noop", self._judge_noop())
-        return alarms + self._say_once("overfit", self._judge_overfit())
+            alarms += self._alarm_once("noop", self._judge_noop())
+        return alarms + self._alarm_once("overfit", self._judge_overfit())
 
     def finish(self) -> list[str]:
-        """The verdict at the end, also of a run shorter than the wait."""
-        return self._say_once("noop", self._judge_noop())
+        """What to say at the end, also of a run shorter than the wait."""
+        return self._alarm_once("noop", self._judge_noop())
 
     def _judge_noop(self) -> str | None:
         return check_noop(self.step, self.mean_margin, self.noop_margin)
@@ -470,7 +492,7 @@ class DpoMonitor:
             self.step, self.mean_margin, self.overfit_margin, lowest
         )
 
-    def _say_once(self, key: str, text: str | None) -> list[str]:
+    def _alarm_once(self, key: str, text: str | None) -> list[str]:
         if text is None or key in self._said:
             return []
         self._said.add(key)

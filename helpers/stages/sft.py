@@ -1,16 +1,15 @@
-"""Supervised fine-tuning of a LoRA adapter on the harvested completions.
+"""SFT: a LoRA learns to write the rows' completions after their prompts.
+
+rows → drop too long → trainer → same tokens as sampling? → fit
 
 TRL's ``SFTTrainer`` trains on prompt/completion rows, so the loss covers the
-completion and its end token only. Before the first step the number of steps
-is announced and checked, and the trainer's own tokens are compared with what
-sampling feeds; at the first step, the loss is compared with what sampling
-recorded.
+completion and its end token only. At the first step the loss is compared
+with what sampling recorded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,28 +20,29 @@ from helpers.base import (
     Recipe,
     RunDir,
     SftRow,
+    Stage,
     find_harvest,
     fingerprint_model,
     hash_file,
-    prepare_checkpoints,
+    open_stage,
     ranks,
-    read_losses,
     read_records,
     recipe_hash,
-    refuse_foreign,
-    require_space,
     world_size,
 )
-from helpers.models import settle_model
+from helpers.models import (
+    load_model,
+    load_tokenizer,
+    model_path,
+    settle_model,
+)
 from helpers.planner import (
     StepCount,
     check_steps_per_epoch,
     count_steps,
     estimate_space,
 )
-from helpers.stages.guards import check_initial_loss
-
-OUTPUTS = ["sft/adapter", "sft/log.jsonl"]
+from helpers.stages.guards import check_initial_loss, check_rendered
 
 
 def run_sft(
@@ -51,6 +51,7 @@ def run_sft(
     *,
     force: bool = False,
     smoke_steps: int | None = None,
+    check: bool = False,
 ) -> dict[str, Any]:
     """Train the SFT adapter of a run, or load it when it is there.
 
@@ -58,38 +59,105 @@ def run_sft(
     smoke run, which trains ``smoke_steps`` steps and records no stage). A
     killed run goes on from its last checkpoint.
 
+    Args:
+        check: stop before the model is loaded; returns the recorded metrics
+            or {}.
+
     Returns:
         rows, steps, losses in nats per token, trained parameters, tokens per
-        second, and the initial-loss verdict.
+        second, and the initial-loss warning or None.
 
     Raises:
         LabError: no harvest, too few steps an epoch, or training tokens that
             differ from sampling.
     """
-    rows_path = find_rows(recipe, run, smoke_steps is not None)
-    rows = read_records(rows_path, SftRow)
-    count = count_sft_steps(recipe, len(rows))
-    require_steps(recipe, count, smoke_steps is not None)
-    require_space(run.path, estimate_space(recipe, "sft"))
-    recipe = ranks.run_first(partial(settle_model, recipe, run))
-    inputs = describe_inputs(recipe, run, rows_path)
-    if smoke_steps is not None:
-        folder, stage = run.file("smoke", "sft"), nullcontext({})
+    # Step 1: the rows, and how many steps they make
+    smoke = smoke_steps is not None
+    path = find_rows(recipe, run, smoke)
+    rows = read_records(path, SftRow)
+    require_steps(recipe, count_sft_steps(recipe, len(rows)), smoke)
+    # Step 2: all that the adapter depends on
+    recipe = ranks.run_first(partial(settle_model, recipe, run, check))
+    base = model_path(recipe, run, "base")
+    inputs = {
+        "rows": hash_file(path),
+        "model": fingerprint_model(base, recipe.model.revision),
+        "recipe": recipe_hash(recipe, "seed", "model", "sft"),
+    }
+    # Step 3: train, unless that is done
+    with open_stage(
+        run,
+        "sft",
+        inputs,
+        outputs=["sft/adapter", "sft/log.jsonl"],
+        megabytes=estimate_space(recipe, "sft"),
+        force=force,
+        smoke=smoke,
+        check=check,
+    ) as stage:
+        if not stage.done:
+            kept = select_rows(recipe, base, rows)
+            count = count_sft_steps(recipe, len(kept), smoke_steps)
+            require_steps(recipe, count, smoke)
+        if stage.is_needed:
+            print(f"SFT: {count}")
+            stage.metrics = train(recipe, stage, kept, smoke_steps)
+            stage.metrics["rows_too_long"] = len(rows) - len(kept)
+    return stage.metrics
+
+
+def train(
+    recipe: Recipe,
+    stage: Stage,
+    rows: Sequence[SftRow],
+    smoke_steps: int | None,
+) -> dict[str, Any]:
+    """Load the model, build the trainer, check its data, train, measure."""
+    import helpers.stages.trainer as training
+
+    model, tokenizer = load_model(recipe, training=True)
+    trainer = build_trainer(
+        recipe,
+        model,
+        tokenizer,
+        rows,
+        stage.folder / "checkpoints",
+        smoke_steps,
+    )
+    # Is it the text that sampling feeds?
+    if recipe.sft_flaws:
+        print(f"Not checked, an ablation: {'; '.join(recipe.sft_flaws)}.")
     else:
-        done = partial(run.is_done, "sft", inputs, force)
-        if ranks.run_first(done):
-            print("SFT is done: sft/adapter is loaded.")
-            return run.metrics()["sft"]
-        folder, stage = run.file("sft"), run.stage("sft", inputs)
-        inputs = inputs | ranks.describe_sharding()
-        refuse_foreign(folder / "checkpoints", inputs, force)
-    print(f"SFT: {count}")
-    with stage as record:
-        metrics = train_adapter(
-            recipe, run, rows, folder, inputs, force, smoke_steps
-        )
-        record.update(outputs=OUTPUTS, metrics=metrics)
-    return metrics
+        check_trainer(trainer, tokenizer, rows)
+    # Packed rows are fewer: those that are trained on count.
+    seen = len(trainer.train_dataset)
+    count = count_sft_steps(recipe, seen, smoke_steps)
+    if seen != len(rows):
+        print(f"SFT, packed: {count}")
+        require_steps(recipe, count, stage.smoke, unpacked_rows=len(rows))
+    # Train; the first loss is held against sampling's.
+    sampled = find_sampling_logprob(stage.run)
+    trainer.add_callback(training.LossWatch(sampled))
+    speed = training.fit(
+        trainer, "SFT", stage.folder, count, stage.last_checkpoint()
+    )
+    losses = training.read_losses(trainer)
+    trainable, total = trainer.model.get_nb_trainable_parameters()
+    return {
+        "rows": count.rows,
+        "effective_batch": count.effective_batch,
+        "steps_per_epoch": count.per_epoch,
+        "steps": count.total,
+        "floor_steps_per_epoch": count.floor_per_epoch,
+        "floor_steps": count.floor_total,
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "sampling_loss": None if sampled is None else -sampled,
+        "initial_loss_warning": check_initial_loss(losses[0], sampled),
+        "trainable_parameters": trainable,
+        "all_parameters": total,
+        "tokens_per_second": round(speed, 1),
+    }
 
 
 def find_rows(recipe: Recipe, run: RunDir, smoke: bool = False) -> Path:
@@ -98,10 +166,12 @@ def find_rows(recipe: Recipe, run: RunDir, smoke: bool = False) -> Path:
     return find_harvest(run, name, smoke)
 
 
-def count_sft_steps(recipe: Recipe, rows: int) -> StepCount:
-    """Steps of the recipe's SFT over this many training sequences."""
+def count_sft_steps(
+    recipe: Recipe, rows: int, smoke_steps: int | None = None
+) -> StepCount:
+    """Steps over this many sequences; a smoke run stops after its own."""
     config = recipe.sft
-    return count_steps(
+    count = count_steps(
         rows,
         config.effective_batch,
         config.per_device_batch,
@@ -109,6 +179,9 @@ def count_sft_steps(recipe: Recipe, rows: int) -> StepCount:
         world_size=world_size(),
         max_steps=config.max_steps,
     )
+    if smoke_steps is None:
+        return count
+    return replace(count, total=min(smoke_steps, count.total))
 
 
 def require_steps(
@@ -128,63 +201,16 @@ def require_steps(
         print(f"The full run would be refused. {error}")
 
 
-def describe_inputs(
-    recipe: Recipe, run: RunDir, rows_path: Path
-) -> dict[str, str]:
-    """Hashes of all that the adapter depends on."""
-    from helpers.models import model_path
-
-    return {
-        "rows": hash_file(rows_path),
-        "model": fingerprint_model(
-            model_path(recipe, run, "base"), recipe.model.revision
-        ),
-        "recipe": recipe_hash(recipe, "seed", "model", "sft"),
-    }
-
-
-def train_adapter(
-    recipe: Recipe,
-    run: RunDir,
-    rows: Sequence[SftRow],
-    folder: Path,
-    inputs: dict[str, str],
-    force: bool,
-    smoke_steps: int | None,
-) -> dict[str, Any]:
-    """Build the trainer, check its data, train, save; return metrics."""
-    from helpers.models import load_model
-    from helpers.stages import trainer as training
-
-    model, tokenizer = load_model(recipe, training=True)
+def select_rows(
+    recipe: Recipe, base: Path, rows: Sequence[SftRow]
+) -> list[SftRow]:
+    """The rows to train on; LabError where a prompt is not the template's."""
+    tokenizer = load_tokenizer(base, recipe.model.revision)
     if not recipe.sft_flaws:
-        training.check_rendered(
+        check_rendered(
             tokenizer, (r.prompt for r in rows), recipe.data.prompt_template
         )
-    kept = drop_too_long(tokenizer, rows, recipe.sft.max_length)
-    trainer = build_trainer(
-        recipe, model, tokenizer, kept, folder / "checkpoints", smoke_steps
-    )
-    if recipe.sft_flaws:
-        print(f"Not checked, an ablation: {'; '.join(recipe.sft_flaws)}.")
-    else:
-        check_trainer(trainer, tokenizer, kept)
-    smoke = smoke_steps is not None
-    count = count_sft_steps(recipe, len(trainer.train_dataset))
-    if count.rows != len(rows):
-        packed = len(kept) if recipe.sft.packing else None
-        print(f"SFT, as the trainer sees it: {count}")
-        require_steps(recipe, count, smoke, unpacked_rows=packed)
-    if smoke:
-        count = replace(count, total=min(smoke_steps, count.total))
-    resume = None
-    if not smoke:
-        resume = ranks.run_first(
-            partial(prepare_checkpoints, folder / "checkpoints", inputs, force)
-        )
-    trainer.add_callback(training.LossWatch(find_sampling_logprob(run)))
-    speed = training.fit(trainer, "SFT", folder, count, resume)
-    return summarise(run, trainer, count, len(rows) - len(kept), speed)
+    return drop_too_long(tokenizer, rows, recipe.sft.max_length)
 
 
 def drop_too_long(
@@ -197,11 +223,8 @@ def drop_too_long(
     """
     texts = [row.prompt + row.completion for row in rows]
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    kept = [
-        row
-        for row, ids in zip(rows, encoded, strict=True)
-        if len(ids) + 1 <= max_length
-    ]
+    pairs = zip(rows, encoded, strict=True)
+    kept = [row for row, ids in pairs if len(ids) + 1 <= max_length]
     if len(kept) < len(rows):
         print(
             f"{len(rows) - len(kept)} of {len(rows)} rows are over "
@@ -226,14 +249,14 @@ def build_trainer(
     """TRL's SFTTrainer with a fresh LoRA, on prompt/completion rows."""
     from trl import SFTConfig
 
-    from helpers.stages import trainer as training
+    import helpers.stages.trainer as training
 
-    count = count_sft_steps(recipe, len(rows))
-    smoke = smoke_steps is not None
-    if smoke:
-        count = replace(count, total=min(smoke_steps, count.total))
     settings = training.build_arguments(
-        recipe, recipe.sft, count, output_dir, smoke=smoke
+        recipe,
+        recipe.sft,
+        count_sft_steps(recipe, len(rows), smoke_steps),
+        output_dir,
+        smoke=smoke_steps is not None,
     )
     with training.quiet_setup():
         return training.LengthGroupedSFTTrainer(
@@ -270,24 +293,21 @@ def check_trainer(
     trainer: Any, tokenizer: Any, rows: Sequence[SftRow]
 ) -> None:
     """Compare the trainer's tokens with those that sampling feeds."""
-    from helpers.stages import trainer as training
+    from helpers.stages.trainer import check_tokens
 
-    prompts = [training.encode_prompt(tokenizer, r.prompt) for r in rows]
     documents = split_documents(trainer.train_dataset)
-    training.check_supervision(documents, prompts, tokenizer)
-    training.check_completions(
-        documents, (r.completion for r in rows), tokenizer
-    )
+    prompts = [row.prompt for row in rows]
+    completions = [row.completion for row in rows]
+    check_tokens(tokenizer, documents, prompts, completions)
 
 
 def split_documents(dataset: Any) -> list[tuple[list[int], list[int]]]:
     """(input ids, labels) of each example, unpacked where it was packed."""
     documents = []
-    packed = "seq_lengths" in dataset.column_names
     for row in dataset:
         ids, labels = row["input_ids"], row["labels"]
         start = 0
-        for size in row["seq_lengths"] if packed else [len(ids)]:
+        for size in row.get("seq_lengths") or [len(ids)]:
             part = slice(start, start + size)
             documents.append((ids[part], labels[part]))
             start += size
@@ -299,32 +319,3 @@ def find_sampling_logprob(run: RunDir) -> float | None:
     if run.recipe.solutions:
         return None  # nobody sampled a worked solution
     return run.metrics().get("distill", {}).get("sft_mean_logprob")
-
-
-def summarise(
-    run: RunDir,
-    trainer: Any,
-    count: StepCount,
-    dropped: int,
-    tokens_per_second: float,
-) -> dict[str, Any]:
-    """What the stage measured."""
-    losses = read_losses(trainer.state.log_history)
-    sampled = find_sampling_logprob(run)
-    trainable, total = trainer.model.get_nb_trainable_parameters()
-    return {
-        "rows": count.rows,
-        "rows_too_long": dropped,
-        "effective_batch": count.effective_batch,
-        "steps_per_epoch": count.per_epoch,
-        "steps": count.total,
-        "floor_steps_per_epoch": count.floor_per_epoch,
-        "floor_steps": count.floor_total,
-        "first_loss": losses[0],
-        "last_loss": losses[-1],
-        "sampling_loss": None if sampled is None else -sampled,
-        "initial_loss_warning": check_initial_loss(losses[0], sampled),
-        "trainable_parameters": trainable,
-        "all_parameters": total,
-        "tokens_per_second": round(tokens_per_second, 1),
-    }

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from helpers.base import LabError, Recipe, RunDir, did_you_mean
+from helpers.base import LabError, Recipe, RunDir, Tag, did_you_mean
 from helpers.stages.distill import run_distill
 from helpers.stages.dpo import run_dpo
 from helpers.stages.evaluate import run_evaluate
@@ -77,7 +77,7 @@ STAGES = {
 
 def list_stages(recipe: Recipe) -> list[str]:
     """Full names of the stages of a whole run, in an order that works."""
-    tags = ["sft", "dpo", *(f"dpo-{name}" for name in recipe.dpo_variants)]
+    tags = ["sft", *(str(Tag("dpo", v)) for v in (None, *recipe.dpo_variants))]
     first = ["solutions"] if recipe.solutions else ["distill"]
     names = [*first, "sft", "merge/sft"]
     names += ["distill"] if recipe.solutions else []
@@ -101,8 +101,8 @@ def list_needs(recipe: Recipe, stage: str) -> tuple[str, ...]:
         return sampled
     if stage == "sft":
         return ("solutions",) if recipe.solutions else ("distill",)
-    if kind == "dpo" or kind.startswith("dpo-"):
-        recipe.dpo_variant(kind.partition("-")[2] or None)
+    if kind.partition("-")[0] == "dpo":
+        recipe.dpo_variant(Tag.parse(kind).variant)
         return ("distill", "merge/sft")
     if kind == "merge" and tag:
         return (tag,)
@@ -126,7 +126,7 @@ def run_stage(
     list_needs(recipe, stage)  # LabError for a name that is none
     kind, _, tag = stage.partition("/")
     if kind.startswith("dpo"):
-        variant = kind.partition("-")[2] or None
+        variant = Tag.parse(kind).variant
         return run_dpo(recipe, run, variant=variant, **options)
     if kind == "merge":
         return run_merge(recipe, run, tag, **options)

@@ -61,6 +61,7 @@ def case(*arguments, **options):
     return arguments, options
 
 
+ENDS = SimpleNamespace(bos_token_id=1, eos_token_id=2)  # of a tokenizer
 PACKED = count_steps(384, 64, 2, 3, world_size=8)
 QWEN = {
     "heads": 28,
@@ -87,7 +88,7 @@ FIRES = {
     "check_prompt_text": case(["[INST] 1 + 1 [/INST]"], "<s>", "</s>", "x"),
     "check_single_bos": case([1, 1, 40], 1, 1),
     "check_markers": case(["<think>a</think>b"], ["<think>ab"]),
-    "check_supervision": case([([1, 40, 2], [1, 40, 2])], [[1]], 1, 2),
+    "check_supervision": case([([1, 40, 2], [1, 40, 2])], [[1]], ENDS),
     "check_lora_targets": case(["q_proj", "W_pack"], {"q_proj", "v_proj"}),
     "check_initial_loss": case(1.25, -0.3),
     "check_merge_fidelity": case(0.16, 0.21, 0.014, "bfloat16"),
@@ -117,7 +118,7 @@ SILENT = {
     "check_prompt_text": case(["<s>1 + 1</s>"], "<s>", "</s>", "x"),
     "check_single_bos": case([1, 40], 1, 1),
     "check_markers": case(["<think>a</think>b"], [" <think>a</think>b"]),
-    "check_supervision": case([([1, 40, 2], [-100, 40, 2])], [[1]], 1, 2),
+    "check_supervision": case([([1, 40, 2], [-100, 40, 2])], [[1]], ENDS),
     "check_lora_targets": case(["q_proj"], {"q_proj", "v_proj"}),
     "check_initial_loss": case(0.31, -0.3),
     "check_merge_fidelity": case(0.97, 0.99, 0.7, "bfloat16"),
@@ -377,11 +378,14 @@ def test_rows_that_lose_a_mark_are_refused(tokenizer):
     from helpers.stages import trainer as training
 
     ids = tokenizer("so</think>4", add_special_tokens=False)["input_ids"]
-    documents = [([1, *ids, 2], [-100, *ids, 2])]
-    training.check_completions(documents, ["so</think>4"], tokenizer)
+    documents, prompts = (
+        [([1, *ids, 2], [-100, *ids, 2])],
+        [tokenizer.bos_token],
+    )
+    training.check_tokens(tokenizer, documents, prompts, ["so</think>4"])
     with pytest.raises(LabError, match="written 2 times, 1 times after"):
-        training.check_completions(
-            documents, ["</think>so</think>4"], tokenizer
+        training.check_tokens(
+            tokenizer, documents, prompts, ["</think>so</think>4"]
         )
 
 

@@ -254,7 +254,7 @@ def test_a_step_has_the_same_rows_on_any_number_of_processes(rows):
     from accelerate.data_loader import BatchSamplerShard
     from torch.utils.data import BatchSampler
 
-    from helpers.stages.batching import LengthSampler
+    from helpers.stages.trainer import LengthSampler
 
     draw = random.Random(0)
     lengths = [draw.randint(5, 300) for _ in range(rows)]
@@ -286,7 +286,7 @@ def test_a_step_has_the_same_rows_on_any_number_of_processes(rows):
 
 def test_batches_of_one_moment_are_of_similar_length():
     """Two ranks wait for each other: their batches should weigh the same."""
-    from helpers.stages.batching import LengthSampler
+    from helpers.stages.trainer import LengthSampler
 
     draw = random.Random(0)
     lengths = [draw.randint(5, 300) for _ in range(512)]
@@ -329,9 +329,9 @@ def test_documented_launches_are_accepted():
     for line in lines:
         found = launch_command_parser().parse_args(shlex.split(line)[2:])
         assert (REPO_ROOT / found.config_file).is_file(), line
-        package, _, name = found.training_script.partition(".")
-        assert found.module and package == "helpers" and name in commands
-        context = commands[name].make_context(name, found.training_script_args)
+        name, *words = found.training_script_args
+        assert found.module and found.training_script == "helpers"
+        context = commands[name].make_context(name, words)
         recipe = load_recipe(
             context.params["tier"], context.params["sets"] or ()
         )
@@ -392,6 +392,7 @@ def test_the_task_rents_what_the_recipe_asks_for():
             stages.append(words[1])
             commands[words[1]].make_context(words[1], words[2:])
         if words[:1] == ["$LAUNCH"]:
-            stages.append(words[2].removeprefix("helpers."))
-            commands[stages[-1]].make_context(stages[-1], words[3:])
+            assert words[1:3] == ["-m", "helpers"]
+            stages.append(words[3])
+            commands[stages[-1]].make_context(stages[-1], words[4:])
     assert stages == ("distill sft merge dpo merge evaluate report".split())

@@ -98,3 +98,25 @@ def test_unreadable_files(tmp_path, text):
     path.write_text(text)
     with pytest.raises(LabError, match="bad.yaml"):
         load_recipe(path)
+
+
+def test_a_changed_copy_leaves_the_recipe_alone():
+    recipe = load_recipe("pocket")
+    changed = recipe.with_model(dtype="bfloat16", quantization="nf4")
+    assert (changed.model.dtype, changed.model.quantization) == (
+        "bfloat16",
+        "nf4",
+    )
+    assert recipe.model.dtype == "float32" and changed.sft == recipe.sft
+    assert recipe_hash(changed, "model") != recipe_hash(recipe, "model")
+    other = recipe.with_section("hardware", device="cpu", cards=2)
+    assert other.hardware.cards == 2 and other.model == recipe.model
+
+
+def test_the_package_hands_out_recipes():
+    import helpers
+
+    assert helpers.load_recipe("pocket") == load_recipe("pocket")
+    assert helpers.__version__
+    with pytest.raises(AttributeError):
+        helpers.nothing  # noqa: B018

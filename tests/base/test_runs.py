@@ -8,6 +8,7 @@ from helpers.base import (
     REPO_ROOT,
     LabError,
     RunDir,
+    Tag,
     hash_file,
     load_recipe,
     name_folder,
@@ -127,3 +128,20 @@ def test_folders_are_named_without_this_machine(tmp_path):
     assert name_folder(REPO_ROOT / "runs" / "x") == "runs/x"
     assert name_folder("someone/a-model") == "someone/a-model"
     assert name_folder(tmp_path) == tmp_path.resolve().as_posix()
+
+
+@pytest.mark.parametrize("text", ["base", "sft", "dpo", "dpo-published"])
+def test_a_tag_is_read_and_written(text):
+    tag = Tag.parse(text)
+    assert str(tag) == text
+    assert tag.variant == ("published" if "-" in text else None)
+
+
+def test_a_tag_that_is_none():
+    assert Tag.parse("dpo-a-b").variant == "a-b"
+    assert Tag.parse("dpo-published").options == "dpo --variant published"
+    for text in ("", "grpo", "sft-x", "base-x", "DPO"):
+        with pytest.raises(LabError, match=f"no model '{text}'"):
+            Tag.parse(text)
+    with pytest.raises(LabError, match="no adapter 'base'"):
+        Tag.parse("base", trained=True)

@@ -81,8 +81,8 @@ def measure(build, recipe, rows, **changes):
     """Train once; return (tokens per CPU second, tokens per second, loss)."""
     from transformers import PrinterCallback
 
-    from helpers.base import read_losses
     from helpers.models import load_model
+    from helpers.stages import read_losses
 
     model, tokenizer = load_model(recipe)
     with tempfile.TemporaryDirectory() as folder:

@@ -174,4 +174,4 @@ def test_the_table_is_what_the_runs_say(tmp_path, sets, capsys):
     assert "Not checked, an ablation: the prompts are learnt too." in told
     again = run_ablation(tier, folder, (7,), sets)
     assert again["seeds"] == done["seeds"]
-    assert "SFT is done" in capsys.readouterr().out
+    assert "sft is done" in capsys.readouterr().out

@@ -21,7 +21,7 @@ from helpers.base import (
     list_recipes,
     load_recipe,
 )
-from helpers.base.recipe_parts import TEMPLATE_DIR, read_templates
+from helpers.base.recipe_schema import TEMPLATE_DIR, read_templates
 from helpers.models import MARKS, render_prompt
 from helpers.models.smol import is_complete, smol_folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -14,11 +15,18 @@ import torch
 from training_rows import save_adapter, write_pairs, write_sft_rows
 
 from helpers.base import LabError, RunDir, load_recipe, read_json
-from helpers.models import find_base, load_model, measure_fp32, widen_adapter
+from helpers.models import (
+    find_base,
+    load_model,
+    measure_cpu_room,
+    measure_fp32,
+    save_tokenizer,
+    widen_adapter,
+)
 from helpers.models.precision import is_quantized
 from helpers.planner import find_shape
 from helpers.planner.workload import count_weight_bytes
-from helpers.stages import dpo, evaluate, merge, merge_base, sft
+from helpers.stages import dpo, evaluate, merge, sft
 
 QUICK = (
     "sft.epochs=1",
@@ -150,15 +158,43 @@ def test_dpo_on_4_bits_starts_at_the_reference(tiny_recipe, tmp_path):
         > fidelity["max_abs_logit_diff"]
     )
     for precompute in ("true", "false"):
-        settings = recipe.dpo.model_copy(
-            update={"precompute_ref_log_probs": precompute == "true"}
+        changed = recipe.with_section(
+            "dpo", precompute_ref_log_probs=precompute == "true"
         )
-        changed = recipe.model_copy(update={"dpo": settings})
         found = dpo.run_dpo(changed, run, force=True)
         assert found["start_loss"] == pytest.approx(math.log(2), abs=1e-3)
         assert found["first_loss"] == pytest.approx(math.log(2), abs=1e-2)
     merged = merge.run_merge(recipe, run, "dpo")
     assert merged["base"] == "dequantized nf4"
+
+
+def compare_bases(recipe, run):
+    """The model that was trained against its adapter on three bases.
+
+    Dequantized, as stored, and the first merged, rounded to the recipe's
+    dtype and quantized again: logit differences and greedy agreement.
+    """
+    from peft import PeftModel
+
+    adapter, base = merge.find_parts(recipe, run, "sft")
+    quantized, tokenizer = load_model(recipe, base)
+    trained = PeftModel.from_pretrained(quantized, str(adapter)).eval()
+    probe = merge.make_probe(recipe, trained, tokenizer)
+    found, kind = {}, recipe.model.quantization
+    for exact in (False, True):
+        model, _ = merge.load_unmerged(recipe, adapter, base, exact=exact)
+        merged = model.merge_and_unload()
+        merged = merged.to(getattr(torch, recipe.model.dtype))
+        name = "as stored" if exact else merge.name_base(recipe, base)
+        found[name] = merge.compare_logits(probe, merged.float())
+        if not exact:
+            folder = run.file("again")
+            merged.save_pretrained(folder)
+            save_tokenizer(tokenizer, folder)
+            again = recipe.with_model(merged_quantization=kind)
+            again = load_model(again, folder)[0]
+            found[f"merged, {kind} again"] = merge.compare_logits(probe, again)
+    return found
 
 
 def test_the_dequantized_base_is_the_one_that_was_trained(
@@ -167,7 +203,7 @@ def test_the_dequantized_base_is_the_one_that_was_trained(
     recipe, run = make_run(tmp_path, tiny_recipe, "nf4")
     plain, _ = load_model(tiny_recipe)
     save_adapter(plain, run.file("sft", "adapter"), scale=0.05)
-    found = merge.compare_bases(recipe, run)
+    found = compare_bases(recipe, run)
     names = ["dequantized nf4", "merged, nf4 again", "as stored"]
     assert list(found) == names
     diffs = [found[name]["max_abs_logit_diff"] for name in names]
@@ -203,7 +239,7 @@ def small_card(monkeypatch):
         return "cuda" if asked == "auto" else asked
 
     monkeypatch.setattr(PreTrainedModel, "dequantize", dequantize)
-    monkeypatch.setattr(merge_base, "pick_device", pick)
+    monkeypatch.setattr(merge, "pick_device", pick)
     return seen
 
 
@@ -212,13 +248,13 @@ def test_a_base_too_large_for_its_card_is_unpacked_on_the_cpu(
     tiny_recipe, tmp_path, small_card, capsys, kind
 ):
     recipe, path = find_trained_base(tmp_path, tiny_recipe, kind)
-    model, _ = merge_base.load_trained_base(recipe, path)
+    model, _ = merge.load_trained_base(recipe, path)
     assert "merging on the CPU" in capsys.readouterr().out
     assert {w.dtype for w in model.parameters()} == {torch.float32}
     assert small_card.calls == 2
     sets = [f"model.quantization={kind}", "hardware.device=cpu"]
     there = load_recipe(tmp_path / "tiny.yaml", sets)
-    direct, _ = merge_base.load_unpacked(there, path)
+    direct, _ = merge.load_unpacked(there, path)
     weights = direct.state_dict()
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, weights[name])
@@ -231,10 +267,10 @@ def test_a_merge_that_fits_nowhere_says_what_it_takes(
     plain, _ = load_model(tiny_recipe)
     need = 4 * sum(weight.numel() for weight in plain.parameters())
     assert measure_fp32(path, None, True) == need
-    monkeypatch.setattr(merge_base, "measure_cpu_room", lambda: need - 1)
-    monkeypatch.setattr(merge_base, "GIB", 1)
+    monkeypatch.setattr(merge, "measure_cpu_room", lambda: need - 1)
+    monkeypatch.setattr(merge, "GIB", 1)
     with pytest.raises(LabError, match=f"needs {need}.0 GiB .* fp32"):
-        merge_base.load_trained_base(recipe, path)
+        merge.load_trained_base(recipe, path)
     assert small_card.calls == 1  # the CPU was not even tried
 
 
@@ -242,7 +278,7 @@ def test_a_cpu_without_memory_says_it_too(tiny_recipe, tmp_path, small_card):
     recipe, path = find_trained_base(tmp_path, tiny_recipe, "nf4")
     small_card.fails = 2
     with pytest.raises(LabError, match="The merge needs"):
-        merge_base.load_trained_base(recipe, path)
+        merge.load_trained_base(recipe, path)
     assert small_card.calls == 2
 
 
@@ -252,17 +288,15 @@ def test_another_error_of_the_unpacking_is_no_lack_of_memory(
     recipe, path = find_trained_base(tmp_path, tiny_recipe, "nf4")
     small_card.error = RuntimeError("no kernel")
     with pytest.raises(RuntimeError, match="no kernel"):
-        merge_base.load_trained_base(recipe, path)
+        merge.load_trained_base(recipe, path)
 
 
 def test_room_is_that_of_the_container(monkeypatch):
-    from helpers import machine
-    from helpers.models import device_memory
-
-    monkeypatch.setattr(machine, "read_container_limit", lambda: 100)
-    assert device_memory.measure_cpu_room() == 100
-    monkeypatch.setattr(machine, "read_container_limit", lambda: None)
-    assert device_memory.measure_cpu_room() > 100
+    module = sys.modules[measure_cpu_room.__module__]
+    monkeypatch.setattr(module, "read_container_limit", lambda: 100)
+    assert measure_cpu_room() == 100
+    monkeypatch.setattr(module, "read_container_limit", lambda: None)
+    assert measure_cpu_room() > 100
 
 
 def read_storage(weight):
@@ -326,7 +360,7 @@ def test_qlora_of_the_pocket_model_learns(pocket_model, tmp_path):
     assert metrics["last_loss"] < metrics["first_loss"]
     fidelity = merge.run_merge(recipe, run, "sft")
     assert fidelity["greedy_agree"] > 0.98 * fidelity["greedy_total"]
-    found = merge.compare_bases(recipe, run)
+    found = compare_bases(recipe, run)
     print(found)
     trained = found["dequantized nf4"]["max_abs_logit_diff"]
     assert trained < 0.1 * found["as stored"]["max_abs_logit_diff"]

@@ -388,23 +388,23 @@ def test_the_key_is_the_whole_distribution_and_not_the_engine(
 
 
 def test_two_large_models_of_one_size_are_two(tmp_path, monkeypatch):
-    from helpers.base import checkpoints
+    from helpers.base import run as runs
 
-    monkeypatch.setattr(checkpoints, "HASH_WHOLE_BELOW", 1000)
-    size, step = 2 * checkpoints.BLOCKS * checkpoints.BLOCK, 1 << 12
+    monkeypatch.setattr(runs, "HASH_WHOLE_BELOW", 1000)
+    size, step = 2 * runs.BLOCKS * runs.BLOCK, 1 << 12
     weights = bytearray(size)
     path = tmp_path / "model.safetensors"
     path.write_bytes(weights)
-    before = checkpoints.fingerprint_model(tmp_path)
-    assert checkpoints.fingerprint_model(tmp_path) == before
+    before = runs.fingerprint_model(tmp_path)
+    assert runs.fingerprint_model(tmp_path) == before
     for place in range(0, size, step):  # a fine-tuned model differs all over
         weights[place] = 1
     path.write_bytes(weights)
-    assert checkpoints.fingerprint_model(tmp_path) != before
+    assert runs.fingerprint_model(tmp_path) != before
     (tmp_path / "tokenizer.json").write_text("{}")
-    one = checkpoints.fingerprint_model(tmp_path)
+    one = runs.fingerprint_model(tmp_path)
     (tmp_path / "tokenizer.json").write_text("[]")
-    assert checkpoints.fingerprint_model(tmp_path) != one
+    assert runs.fingerprint_model(tmp_path) != one
 
 
 # --- what is drawn but cannot be used -------------------------------------

@@ -17,7 +17,7 @@ from trl import DPOConfig
 from helpers.base import LabError, load_recipe
 from helpers.stages import check_dpo_start, dpo
 from helpers.stages import trainer as training
-from helpers.stages.dpo_trainer import measure_start_loss
+from helpers.stages.dpo import measure_start_loss
 
 FAST = (
     "dpo.per_device_batch=4",
@@ -47,7 +47,7 @@ def test_no_pairs_are_refused_before_a_model_loads(
     recipe, run, pairs, monkeypatch
 ):
     run.file("pairs.jsonl").write_text("")
-    monkeypatch.delattr(dpo, "train_adapter")
+    monkeypatch.delattr(dpo, "train")
     with pytest.raises(LabError, match=r"pairs\.jsonl holds no pairs"):
         dpo.run_dpo(recipe, run)
 
@@ -253,3 +253,54 @@ def test_missing_parts_are_named(recipe, run, tokenizer):
         dpo.run_dpo(recipe, run)
     with pytest.raises(LabError, match="no DPO variant 'publish'"):
         dpo.run_dpo(recipe, run, variant="publish")
+
+
+@pytest.mark.parametrize("precompute", ["true", "false"])
+def test_kl_to_the_reference_is_logged(
+    tmp_path, run, tokenizer, pairs, precompute
+):
+    """As plain torch computes it, and where one looks for it."""
+    recipe = change(tmp_path, f"dpo.precompute_ref_log_probs={precompute}")
+    trainer = make_trainer(recipe, run, tokenizer, pairs)
+    spoil(trainer)
+    rows = [trainer.train_dataset[i] for i in range(3)]
+    inputs = trainer._prepare_inputs(trainer.data_collator(rows))
+    trainer.model.eval()
+    trainer.compute_loss(trainer.model, inputs)
+    found = []
+    for part in ("chosen_ids", "rejected_ids"):
+        for row in rows:
+            ids = torch.tensor([row["prompt_ids"] + row[part]])
+            policy = mean_logprob(trainer.model, ids, len(row[part]))
+            with trainer.model.disable_adapter():
+                other = mean_logprob(trainer.model, ids, len(row[part]))
+            found.append(math.exp(policy - other) - 1 - (policy - other))
+    (logged,) = trainer._metrics["eval"]["kl"]
+    assert logged == pytest.approx(sum(found) / len(found), rel=1e-3)
+    assert logged > 0
+
+
+def mean_logprob(model, ids, answer):
+    """Mean log p of the last ``answer`` tokens."""
+    with torch.no_grad():
+        logits = model(ids).logits[0, -answer - 1 : -1].log_softmax(-1)
+    return logits.gather(1, ids[0, -answer:, None]).mean().item()
+
+
+def test_the_kl_starts_at_zero_and_ends_in_the_metrics(recipe, run, pairs):
+    metrics = dpo.run_dpo(recipe, run)
+    log = [row["kl"] for row in read_log(run)]
+    assert log[0] == pytest.approx(0, abs=1e-8)
+    assert all(kl >= 0 for kl in log) and log[-1] > 1e-4
+    assert metrics["kl"] == log[-1]
+
+
+def test_a_check_looks_at_all_but_the_model(
+    tmp_path, recipe, run, pairs, monkeypatch
+):
+    monkeypatch.setattr(dpo, "load_model", None)
+    assert dpo.run_dpo(recipe, run, check=True) == {}
+    assert dpo.run_dpo(recipe, run, variant="published", check=True) == {}
+    assert not run.file("dpo").exists() and not run.ledger()
+    with pytest.raises(LabError, match="No preference pair can be used"):
+        dpo.run_dpo(change(tmp_path, "dpo.max_length=5"), run, check=True)

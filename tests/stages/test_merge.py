@@ -199,3 +199,11 @@ def test_missing_adapter_and_variant_are_named(tiny_recipe, run):
         merge.run_merge(tiny_recipe, run, "dpo-published")
     with pytest.raises(LabError, match="Did you mean 'published'"):
         merge.run_merge(tiny_recipe, run, "dpo-publisht")
+
+
+def test_a_check_looks_at_all_but_the_model(tiny_recipe, adapted, monkeypatch):
+    monkeypatch.setattr(merge, "load_model", None)
+    assert merge.run_merge(tiny_recipe, adapted, "sft", check=True) == {}
+    assert not adapted.file("sft", "merged").exists()
+    with pytest.raises(LabError, match="make it first: mathslm dpo"):
+        merge.run_merge(tiny_recipe, adapted, "dpo", check=True)

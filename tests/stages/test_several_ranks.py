@@ -1,8 +1,9 @@
 """Two real processes train the pocket model, and end where one ends.
 
-DDP runs in every test run. ZeRO-2 and ZeRO-3 need DeepSpeed, which
-``make test-zero3`` installs beside the environment. Step for step the loss
-and the norm of the gradient are those of one process.
+ZeRO-2 and ZeRO-3 need DeepSpeed. DDP and one run of ZeRO-3, the one whose
+reference is computed before the weights are divided, are tested on every
+commit, the others in the long lane. Step for step the loss and the norm of
+the gradient are those of one process.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ zero = pytest.mark.skipif(
     not (importlib.util.find_spec("deepspeed") and shutil.which("c++")),
     reason="needs DeepSpeed (make test-zero3) and a C++ compiler",
 )
-FILES = ["ddp", pytest.param("zero3", marks=zero)]
+LONG = pytest.param("zero3", marks=[zero, pytest.mark.long])
 CLOSE = {"rel": 2e-4}
 
 
@@ -70,7 +71,7 @@ def assert_same(ours, theirs):
         assert mine == pytest.approx(other, **CLOSE), f"step {number}"
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", ["ddp", LONG])
 def test_sft_survives_the_death_of_a_rank(tmp_path, alone, file):
     """One rank is killed; the launcher ends; the same command goes on."""
     run = make_run(tmp_path / "run")
@@ -87,7 +88,7 @@ def test_sft_survives_the_death_of_a_rank(tmp_path, alone, file):
     assert output.count(f"SFT: {ROWS} rows") == 1, "one rank speaks"
     assert "Going on from" in output
     assert_same(read_steps(run, "sft"), alone["sft"])
-    assert not checkpoint.exists() and not run.file(".lock").exists()
+    assert not checkpoint.exists() and not run.file(".lock.json").exists()
     check_adapter(run, "sft")
     assert [p["phase"] for p in run.ledger()] == ["sft"]
 
@@ -103,8 +104,17 @@ def check_adapter(run, tag):
     assert trained and all(weights[name].any() for name in trained)
 
 
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("early", [True, False], ids=["before", "live"])
+@pytest.mark.parametrize(
+    ("file", "early"),
+    [
+        pytest.param("ddp", True, id="ddp-before"),
+        pytest.param("ddp", False, id="ddp-live"),
+        pytest.param("zero3", True, id="zero3-before", marks=zero),
+        pytest.param(
+            "zero3", False, id="zero3-live", marks=[zero, pytest.mark.long]
+        ),
+    ],
+)
 def test_dpo_is_that_of_one_process(tmp_path, alone, file, early):
     """Reference log-probabilities computed before training, and live."""
     run = make_run(tmp_path / "run")
@@ -135,6 +145,7 @@ def launch_machines(run, sets):
 
 
 @zero
+@pytest.mark.long
 def test_zero2_trains_as_one_process(tmp_path, alone):
     run = make_run(tmp_path / "run")
     sets = [*SFT, "sft.max_steps=3", *strategy("zero2")]
@@ -174,7 +185,7 @@ def test_an_error_in_training_is_said_once(tmp_path):
     )
     assert code != 0
     assert len(re.findall("^Error: .*no_proj", output, re.M)) == 1, output
-    assert not run.file(".lock").exists() and not run.metrics()
+    assert not run.file(".lock.json").exists() and not run.metrics()
 
 
 def test_a_missing_accelerate_file_is_named(tmp_path):

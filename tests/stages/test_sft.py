@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from training_rows import write_sft_rows
 
 from helpers.base import LabError, RunDir, load_recipe
-from helpers.stages import sft
+from helpers.stages import check_supervision, sft
 from helpers.stages import trainer as training
-from helpers.stages.batching import LengthSampler
+from helpers.stages.guards import check_rendered
+from helpers.stages.trainer import LengthSampler
 
 FAST = (
     "sft.min_steps_per_epoch=2",
@@ -173,15 +174,15 @@ def test_packed_rows_keep_every_document_whole(
 )
 def test_spoiled_training_tokens_are_refused(tokenizer, spoil, fault):
     ids, labels = [1, 40, 50, 60, 2], [-100, -100, 50, 60, 2]
-    training.check_supervision([(ids, labels)], [[1, 40]], tokenizer)
+    check_supervision([(ids, labels)], [[1, 40]], tokenizer)
     with pytest.raises(LabError, match=fault):
-        training.check_supervision([spoil(ids, labels)], [[1, 40]], tokenizer)
+        check_supervision([spoil(ids, labels)], [[1, 40]], tokenizer)
 
 
 def test_rows_of_another_template_are_refused(recipe, run, tokenizer, rows):
     with pytest.raises(LabError, match="Row 1 was not written"):
-        training.check_rendered(tokenizer, [rows[0].prompt], "boxed")
-    training.check_rendered(tokenizer, [rows[0].prompt], "plain")
+        check_rendered(tokenizer, [rows[0].prompt], "boxed")
+    check_rendered(tokenizer, [rows[0].prompt], "plain")
 
 
 def test_a_date_in_the_chat_template_does_not_make_rows_foreign(rows):
@@ -192,9 +193,9 @@ def test_a_date_in_the_chat_template_does_not_make_rows_foreign(rows):
         "{{ bos_token }}", "{{ bos_token }}Today: 02 Jan 2026. "
     )
     prompt = rows[0].prompt.replace("<|bos|>", "<|bos|>Today: 01 Jan 2026. ")
-    training.check_rendered(dated, [prompt], "plain")
+    check_rendered(dated, [prompt], "plain")
     with pytest.raises(LabError, match="Row 1"):
-        training.check_rendered(dated, [rows[0].prompt], "plain")
+        check_rendered(dated, [rows[0].prompt], "plain")
 
 
 def test_unknown_target_module_is_refused(tmp_path, run, tokenizer, rows):
@@ -365,7 +366,7 @@ def test_trainer_accumulates_to_the_effective_batch(
 def test_too_few_steps_are_refused_before_a_model_is_loaded(
     tmp_path, recipe, run, rows, monkeypatch
 ):
-    monkeypatch.setattr("helpers.models.load.load_model", None)
+    monkeypatch.setattr(sft, "load_model", None)
     recipe = change(tmp_path, "sft.min_steps_per_epoch=30")
     with pytest.raises(LabError, match="packing trap"):
         sft.run_sft(recipe, run)
@@ -406,3 +407,41 @@ def test_initial_loss_is_compared_with_sampling(recipe, run, rows, capsys):
         metrics = sft.run_sft(recipe, run, smoke_steps=1)
         assert (metrics["initial_loss_warning"] is not None) == warns
         assert ("do not see the same" in capsys.readouterr().out) == warns
+
+
+def test_a_check_looks_at_all_but_the_model(
+    tmp_path, recipe, run, rows, tokenizer, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(sft, "load_model", None)
+        assert sft.run_sft(recipe, run, check=True) == {}
+        assert not run.file("sft").exists() and not run.ledger()
+        short = change(tmp_path, "sft.max_length=5")
+        with pytest.raises(LabError, match="All 45 rows"):
+            sft.run_sft(short, run, check=True)
+        other = change(tmp_path, "data.prompt_template=boxed")
+        with pytest.raises(LabError, match="Row 1 was not written"):
+            sft.run_sft(other, run, check=True)
+    metrics = sft.run_sft(recipe, run)
+    monkeypatch.setattr(sft, "load_model", None)
+    assert sft.run_sft(recipe, run, check=True) == metrics
+    warmer = change(tmp_path, "sft.learning_rate=3e-5")
+    with pytest.raises(LabError, match="changed: recipe"):
+        sft.run_sft(warmer, run, check=True)
+    assert sft.run_sft(warmer, run, check=True, force=True) == {}
+    assert run.file("sft", "adapter").is_dir()  # nothing is set aside
+
+
+def test_rows_that_are_left_out_count_for_the_steps(
+    tmp_path, run, rows, tokenizer, monkeypatch
+):
+    """Refused before a model is loaded."""
+    monkeypatch.setattr(sft, "load_model", None)
+    sizes = sorted(
+        len(tokenizer(r.prompt + r.completion)["input_ids"]) for r in rows
+    )
+    recipe = change(
+        tmp_path, f"sft.max_length={sizes[9]}", "sft.min_steps_per_epoch=5"
+    )
+    with pytest.raises(LabError, match="optimizer steps an epoch"):
+        sft.run_sft(recipe, run)

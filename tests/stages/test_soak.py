@@ -27,7 +27,7 @@ pytest.importorskip("transformers")
 from soak_driver import NAME, REFUSED
 
 from helpers.base import REPO_ROOT, Completion, load_recipe, read_records
-from helpers.base.lock import LOCK
+from helpers.base.lock import OWNER
 from helpers.models import load_tokenizer
 from helpers.problems import load_problems
 from helpers.sampling import make_requests
@@ -237,7 +237,7 @@ class Soak:
         assert self.log.read_text().count("is in use by") == before + 1
 
     def _read_owner(self):
-        lock = self.run / LOCK
+        lock = self.run / OWNER
         with contextlib.suppress(FileNotFoundError):
             return json.loads(lock.read_text())["pid"]
 

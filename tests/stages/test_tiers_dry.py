@@ -29,6 +29,7 @@ from helpers.base import (
     read_records,
     write_records,
 )
+from helpers.grading.completions import GradedCompletion
 from helpers.models import check_template, render_prompt, save_tokenizer
 from helpers.stages import (
     find_rows,
@@ -90,9 +91,16 @@ TIERS = {
     "a40x4": lambda: make_stand_in(*R1),
     "h100x8": lambda: make_stand_in(*R1),
 }
+# On every commit: a chat format of Llama, and one that opens the reasoning.
+OFTEN = ("rtx3090", "h100x8")
 
 
-@pytest.fixture(params=TIERS)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=() if name in OFTEN else pytest.mark.long)
+        for name in TIERS
+    ]
+)
 def tier(request, tmp_path):
     """(recipe of the tier on a stand-in, its tokenizer, a run folder)."""
     tokenizer = TIERS[request.param]()
@@ -166,13 +174,15 @@ def write_harvest(recipe, tokenizer, run):
             tokenizer, problem.problem, recipe.data.prompt_template
         )
         samples[problem.id] = [
-            Completion(
+            GradedCompletion(
                 problem_id=problem.id,
                 sample=sample,
                 prompt=prompt,
                 response=answer(number, value),
+                gold=problem.answer,
                 extracted=value,
                 correct=value == problem.answer,
+                reason="",
                 finish_reason="stop",
                 tokens=9,
                 mean_logprob=-0.5,
