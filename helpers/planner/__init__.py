@@ -17,7 +17,13 @@ from helpers.planner.core import (
     plan_workload,
 )
 from helpers.planner.disk import estimate_run_space, estimate_space
-from helpers.planner.gpus import Gpu, find_gpus, measure_gpu_memory, query_gpus
+from helpers.planner.gpus import (
+    Gpu,
+    find_gpus,
+    list_gpus,
+    measure_gpu_memory,
+    query_gpus,
+)
 from helpers.planner.guards import (
     BF16_CAPABILITY,
     USABLE,
@@ -130,6 +136,7 @@ __all__ = [
     "half_ulp",
     "judge_memory",
     "learning_rate_travel",
+    "list_gpus",
     "list_shapes",
     "make_workload",
     "mean_weight_bytes",

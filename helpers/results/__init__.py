@@ -25,6 +25,7 @@ from helpers.results.scores import (
 )
 from helpers.results.stats import (
     WORDS,
+    Comparison,
     Interval,
     Proportion,
     bootstrap_mean,
@@ -45,6 +46,7 @@ from helpers.results.stats import (
 
 __all__ = [
     "WORDS",
+    "Comparison",
     "Interval",
     "Proportion",
     "Results",
@@ -74,6 +76,7 @@ __all__ = [
     "read_graded_file",
     "read_results",
     "recompute_math_slm",
+    "require_k",
     "result_name",
     "say_selection",
     "score_table",

@@ -100,7 +100,7 @@ def test_only_visible_cards_are_used(cards, monkeypatch):
     cards(4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-111")
     found = find_gpus(make_recipe())
-    assert [gpu.name for gpu in found] == ["3", "GPU-111"]
+    assert [gpu.id for gpu in found] == ["3", "GPU-111"]
     assert [gpu.memory_gib for gpu in found] == [80, 80]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert find_gpus(make_recipe()) == []
