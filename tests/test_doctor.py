@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from helpers import doctor, machine
+from helpers import doctor
 from helpers.base import load_recipe
 
-T4 = doctor.Gpu("Tesla T4", (7, 5), 14.7)
-A100 = doctor.Gpu("A100", (8, 0), 39.4)
+T4 = doctor.Gpu("0", 14.7, "Tesla T4", (7, 5))
+A100 = doctor.Gpu("1", 39.4, "A100", (8, 0))
 LAPTOP = doctor.Machine(
     python=(3, 12, 1),
     cores=2,
@@ -117,7 +117,7 @@ def test_this_machine_agrees_with_psutil_and_torch(tmp_path):
 
 
 def test_doctor_works_without_torch(monkeypatch):
-    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     assert doctor.inspect_accelerators() == ((), False)
 
 
