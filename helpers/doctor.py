@@ -848,7 +848,7 @@ def judge_results(recipe: Recipe, folder: Path, force: bool) -> list[Line]:
     lines = [Line("OK", "results", "none there yet")]
     if (folder / "recipe.yaml").is_file():
         run.check_same_recipe()
-        lines = [Line("OK", "results", "of this recipe, as far as they go")]
+        lines = [Line("OK", "results", "the folder is of this recipe")]
     elif folder.is_dir() and any(folder.iterdir()):
         text = f"{folder} is not empty and holds no recipe.yaml. Do this: "
         return [Line("FAIL", "results", text + "choose another --run-dir")]
@@ -864,30 +864,25 @@ def judge_results(recipe: Recipe, folder: Path, force: bool) -> list[Line]:
         ready = done.issuperset(list_needs(recipe, stage))
         ready = ready and not stage.startswith("evaluate-t")
         if stage in done or ready:
-            lines.append(judge_stage(recipe, run, stage, force))
+            text = "done, of this recipe" if stage in done else "may start"
+            lines.append(judge_stage(recipe, run, stage, text, force))
     return lines
 
 
-def judge_stage(recipe: Recipe, run: RunDir, stage: str, force: bool) -> Line:
+def judge_stage(
+    recipe: Recipe, run: RunDir, stage: str, fine: str, force: bool
+) -> Line:
     """What a stage says of its inputs before it would load a model."""
     title = f"stage {stage}"
 
-    def ask(**options: Any) -> dict[str, Any]:
+    def ask(force: bool) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
-            return run_stage(recipe, run, stage, check=True, **options)
+            run_stage(recipe, run, stage, check=True, force=force)
 
-    try:
-        return Line("OK", title, "done" if any_metrics(ask()) else "may start")
-    except LabError as error:
-        if not force:
-            return to_line(title, error)
-    try:
-        ask(force=True)
-    except LabError as error:
-        return to_line(title, error)
-    return Line("WARN", title, "will be set aside (--force)")
-
-
-def any_metrics(found: dict[str, Any]) -> bool:
-    """Whether a stage gave back what it had recorded."""
-    return any(found.values())
+    line = try_guard(title, lambda: ask(False), fine)
+    if line.status == "OK" or not force:
+        return line
+    again = try_guard(title, lambda: ask(True), "")
+    if again.status == "OK":
+        return Line("WARN", title, "will be set aside (--force)")
+    return again

@@ -9,12 +9,18 @@ from fake_cards import put_cards
 from training_rows import write_pairs, write_sft_rows
 from typer.testing import CliRunner
 
-from helpers import cli, doctor
-from helpers.base import GUARDS, RunDir, list_recipes, load_recipe
+from helpers import cli, doctor, stages
+from helpers.base import (
+    GUARDS,
+    RunDir,
+    list_recipes,
+    load_recipe,
+    stage_file,
+)
 from helpers.doctor import Line, Machine, read_constraints, try_guard
 from helpers.models import settle_model
 from helpers.planner import Gpu
-from helpers.stages import distill
+from helpers.stages import distill, dpo, evaluate, sft
 
 T4 = Gpu("0", 14.7, "Tesla T4", (7, 5))
 H100 = Gpu("0", 79.6, "NVIDIA H100", (9, 0))
@@ -395,11 +401,8 @@ def test_output_that_is_a_file(ask, tmp_path):
 
 
 @pytest.fixture
-def trained(run, tokenizer, monkeypatch):
+def trained(run, tokenizer, tiny_model_dir, monkeypatch):
     """A run with a harvest, SFT and DPO, from trainers that do nothing."""
-    import helpers.stages.dpo
-    import helpers.stages.sft
-
     def train(recipe, *parts):
         stage = next(part for part in parts if hasattr(part, "is_needed"))
         (stage.folder / "adapter").mkdir(parents=True)
@@ -407,19 +410,30 @@ def trained(run, tokenizer, monkeypatch):
         (stage.folder / "adapter" / "kept").write_text("an hour of work")
         return {"loss": 1.0}
 
-    for module in (helpers.stages.sft, helpers.stages.dpo):
+    for module in (sft, dpo):
         monkeypatch.setattr(module, "train", train)
     write_sft_rows(run, tokenizer, n=640)
     write_pairs(run, tokenizer)
-    with run.stage("distill", distill.describe_inputs(run.recipe, *MADE(run))):
+    record_distill(run, run.recipe)
+    stages.run_sft(run.recipe, run)
+    shutil.copytree(tiny_model_dir, run.file("sft", "merged"))
+    with run.stage("merge/sft", {}):
         pass
-    helpers.stages.run_sft(run.recipe, run)
+    stages.run_dpo(run.recipe, run)
+    stages.run_dpo(run.recipe, run, variant="published")
+    scored = evaluate.Evaluation(
+        run.recipe, run, "base", tiny_model_dir, False
+    )
+    with run.stage("evaluate/base", scored.describe({"bench"})) as record:
+        record["metrics"] = {"bench": {"k": 1, "n": 8}}
     return run
 
 
-def MADE(run):
-    """Model and number of problems of a distillation."""
-    return distill.find_model(run.recipe, run), run.recipe.data.n_problems
+def record_distill(run, recipe):
+    """A distillation that was done with this recipe."""
+    model, wanted = distill.find_model(recipe, run), recipe.data.n_problems
+    with run.stage("distill", distill.describe_inputs(recipe, model, wanted)):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -427,12 +441,21 @@ def MADE(run):
     [
         ("sft.epochs=1", "sft"),
         ("sampling.temperature=0.3", "distill"),
-        ("data.n_problems=5", "distill"),
+        ("dpo.beta=0.7", "dpo"),
+        ("dpo_variants.published.beta=0.7", "dpo-published"),
+        ("evaluate.max_new_tokens=9", "evaluate/base"),
     ],
 )
 def test_results_that_would_be_overwritten(tmp_path, trained, change, stage):
     report, lines = check(trained.recipe, trained.path)
-    assert lines["stage sft"].text == lines["stage distill"].text == "done"
+    done = {line for line in report.lines if line.text.startswith("done")}
+    assert {line.name for line in done} == {
+        "stage distill",
+        "stage sft",
+        "stage dpo",
+        "stage dpo-published",
+        "stage evaluate/base",
+    }
     other = load_recipe(tmp_path / "tiny.yaml", [change])
     _, lines = check(other, trained.path)
     assert lines[f"stage {stage}"].status == "FAIL"
@@ -440,7 +463,7 @@ def test_results_that_would_be_overwritten(tmp_path, trained, change, stage):
     _, lines = check(other, trained.path, force=True)
     assert lines[f"stage {stage}"].status == "WARN"
     assert trained.file("sft", "adapter", "kept").is_file()
-    assert trained.file("stages", f"{stage}.json").is_file()
+    assert stage_file(trained.path, stage).is_file()
 
 
 def test_a_settled_run_is_compared_as_it_was_settled(tmp_path, tiny_recipe):
@@ -451,22 +474,20 @@ def test_a_settled_run_is_compared_as_it_was_settled(tmp_path, tiny_recipe):
     assert not run.file("model.json").exists()
     settled = settle_model(recipe, run)
     assert settled.model.dtype != "auto"
-    inputs = distill.describe_inputs(settled, *MADE(run))
-    with run.stage("distill", inputs):
-        pass
+    record_distill(run, settled)
     _, lines = check(recipe, run.path)
     assert lines["stage distill"].status == "OK", lines["stage distill"]
     sets = ["model.dtype=auto", "model.attn_implementation=eager"]
     _, lines = check(load_recipe(tmp_path / "tiny.yaml", sets), run.path)
-    assert lines["stage distill"].status == "FAIL"
+    assert lines["results"].status == "FAIL"
 
 
-def test_a_stage_that_would_be_refused(tmp_path, run):
+def test_a_stage_that_would_be_refused(tmp_path, tiny_recipe):
     other = load_recipe(tmp_path / "tiny.yaml", ["data.n_problems=500"])
-    _, lines = check(other, run.path)
+    _, lines = check(other, tmp_path / "new")
     assert lines["stage distill"].status == "FAIL"
     assert "n_problems" in lines["stage distill"].text
-    assert not run.file("samples").exists()
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_of_another_recipe_or_of_nobody(tmp_path, run, tiny_recipe):
