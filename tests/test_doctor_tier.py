@@ -67,9 +67,7 @@ def ask(monkeypatch):
 
 def check(recipe, folder="run", machine=LAPTOP, **options):
     """``{name: Line}`` of one recipe on a machine that is described."""
-    report = doctor.check_tier(
-        recipe, folder, machine=machine, **options
-    )
+    report = doctor.check_tier(recipe, folder, machine=machine, **options)
     return report, {line.name: line for line in report.lines}
 
 
@@ -403,6 +401,7 @@ def test_output_that_is_a_file(ask, tmp_path):
 @pytest.fixture
 def trained(run, tokenizer, tiny_model_dir, monkeypatch):
     """A run with a harvest, SFT and DPO, from trainers that do nothing."""
+
     def train(recipe, *parts):
         stage = next(part for part in parts if hasattr(part, "is_needed"))
         (stage.folder / "adapter").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The commands ``mathslm grade`` and ``mathslm problems``, and their tables."""
+"""The commands ``mathslm grade`` and ``mathslm problems``."""
 
 from __future__ import annotations
 

@@ -77,7 +77,6 @@ def make_command(info: StageInfo) -> Callable[..., None]:
     ) -> None:
         with open_for(info, tier, run_dir, sets) as (recipe, run):
             title, given, named = read(info.name, recipe, options)
-            # The table is asked again: a test may have put another there.
             done = STAGES[info.name].run(recipe, run, *given, **named)
             if info.name == "evaluate":
                 show_scores(run, given[0], recipe)
