@@ -1,16 +1,18 @@
 """The command line: refusals, defaults, and what reaches a stage."""
 
+import dataclasses
 import subprocess
 import sys
-import types
 
 import pytest
 from typer.testing import CliRunner
 
 from helpers import cli
 from helpers.base import REPO_ROOT, LabError, RunDir, load_recipe
+from helpers.cli import stages
+from helpers.stages import STAGES
 
-STAGES = (
+COMMANDS = (
     "solutions",
     "distill",
     "sft",
@@ -35,20 +37,19 @@ def calls(monkeypatch):
     """Record what a stage is called with instead of running it."""
     seen = []
 
-    def fake_import(name):
-        stage = name.removeprefix("helpers.")
-
+    def replace(info):
         def run(*args, **kwargs):
-            seen.append((stage, args, kwargs))
+            seen.append((info.name, args, kwargs))
             return {"kept": 3, "loss": 0.123456}
 
-        return types.SimpleNamespace(**{f"run_{stage}": run})
+        return dataclasses.replace(info, run=run)
 
-    monkeypatch.setattr(cli, "import_module", fake_import)
+    for name, info in STAGES.items():
+        monkeypatch.setitem(STAGES, name, replace(info))
     return seen
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", COMMANDS)
 def test_every_command_has_help(run_cli, stage):
     result = run_cli(stage, "--help")
     assert result.exit_code == 0
@@ -111,16 +112,20 @@ def test_refusals_load_nothing_heavy():
     assert "Did you mean 'pocket'?" in done.stderr
 
 
-@pytest.mark.parametrize("stage", ["distill", "sft", "merge", "dpo"])
-def test_stage_modules_are_commands_too(stage):
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_of_a_stage_loads_nothing_heavy(stage):
+    """As a module, the way a launcher of several processes starts it."""
     done = subprocess.run(
-        [sys.executable, "-m", f"helpers.{stage}", "--tier", "pockt"],
+        [sys.executable, "-X", "importtime", "-m", "helpers", stage, "--help"],
         capture_output=True,
         text=True,
         cwd=REPO_ROOT,
     )
-    assert done.returncode == 2
-    assert "Did you mean 'pocket'?" in done.stderr
+    assert done.returncode == 0
+    assert f"mathslm {stage} [OPTIONS]" in done.stdout
+    loaded = {x.split("|")[-1].strip() for x in done.stderr.splitlines()}
+    assert "helpers.stages" in loaded
+    assert not loaded & {"torch", "trl", "transformers", "papermill"}
 
 
 def test_a_foreign_folder_is_refused_and_kept(run_cli, calls, tmp_path):
@@ -250,7 +255,7 @@ def test_ctrl_c_ends_with_130(run_cli, monkeypatch):
     def stop(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "open_shared", stop)
+    monkeypatch.setattr(stages, "open_for", stop)
     result = run_cli("sft")
     assert result.exit_code == 130 and "carries on" in result.stderr
 
@@ -259,7 +264,7 @@ def test_markup_in_a_message_is_shown_as_it_is(run_cli, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise LabError("bad value [red]x[/red]", fix="see [1]")
 
-    monkeypatch.setattr(cli, "open_shared", refuse)
+    monkeypatch.setattr(stages, "open_for", refuse)
     assert "[red]x[/red]" in run_cli("sft").stderr
 
 

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from helpers import course
-from helpers import course_progress as progress
 from helpers.base import LabError, list_recipes, load_recipe
 
 PARAMETERS = """\
@@ -328,22 +327,22 @@ seconds = st.floats(0.01, 1e5)
 @given(elapsed=seconds, done=seconds, rest=seconds)
 def test_estimate_scales_with_the_pace_so_far(elapsed, done, rest):
     total = done + rest
-    left = progress.estimate_left(elapsed, done, total)
+    left = course.estimate_left(elapsed, done, total)
     assert left >= 0
     if done > total / 20:
         assert left == pytest.approx(elapsed * rest / done, rel=1e-3, abs=1)
 
 
 def test_estimate_starts_from_the_recorded_times():
-    assert progress.estimate_left(0.0, 0.0, 90.0) == 90.0
-    assert progress.estimate_left(30.0, 0.0, 90.0) == 60.0
-    assert progress.estimate_left(200.0, 0.0, 90.0) == 0.0
+    assert course.estimate_left(0.0, 0.0, 90.0) == 90.0
+    assert course.estimate_left(30.0, 0.0, 90.0) == 60.0
+    assert course.estimate_left(200.0, 0.0, 90.0) == 0.0
 
 
 def test_cells_weigh_what_they_took():
     code = nbformat.v4.new_code_cell("1")
-    assert progress.get_weight(nbformat.v4.new_markdown_cell("x")) == 0
-    assert progress.get_weight(code) == 1
+    assert course.get_weight(nbformat.v4.new_markdown_cell("x")) == 0
+    assert course.get_weight(code) == 1
     code.metadata["papermill"] = {"duration": 12.5}
-    assert progress.get_weight(code) == 12.5
-    assert progress.show_time(75.2) == "0:01:15"
+    assert course.get_weight(code) == 12.5
+    assert course.show_time(75.2) == "0:01:15"

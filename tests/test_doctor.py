@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from helpers import doctor, machine
+from helpers import doctor
 from helpers.base import load_recipe
 
 T4 = doctor.Gpu("0", 14.7, "Tesla T4", (7, 5))
@@ -117,7 +117,7 @@ def test_this_machine_agrees_with_psutil_and_torch(tmp_path):
 
 
 def test_doctor_works_without_torch(monkeypatch):
-    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     assert doctor.inspect_accelerators() == ((), False)
 
 

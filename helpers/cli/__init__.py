@@ -1,36 +1,23 @@
 """The command line: ``mathslm doctor | plan | grade | distill | sft | … ``.
 
 Options, recipe and run folder are checked before torch is imported, so a
-wrong one fails in well under a second: one message, exit code 2. Each stage
-also runs as ``python -m helpers.<stage>`` (:func:`main_stage`), which is what
-``accelerate launch -m helpers sft`` needs.
+wrong one fails in well under a second: one message, exit code 2. The same
+commands run as ``python -m helpers sft``, which is what a launcher of several
+processes needs: ``accelerate launch -m helpers sft``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.console import Console
+from typer.core import TyperGroup
 
-from helpers.base import LabError, Recipe, RunDir, did_you_mean, load_recipe
-from helpers.cli.base import (
-    LabGroup,
-    SmokeSteps,
-    Variant,
-    open_shared,
-    require_run,
-    show_metrics,
-)
-from helpers.cli.checks import doctor
-from helpers.cli.grading import grade
-from helpers.cli.planning import plan
-from helpers.cli.problems import problems
-from helpers.cli.recording import record
-from helpers.cli.solutions import solutions
+from helpers.base import LabError, RunDir, load_recipe, ranks
+from helpers.cli.data import grade, problems
+from helpers.cli.stages import make_command
 from helpers.experiments import EXPERIMENTS
 from helpers.experiments.options import (
     Force,
@@ -38,9 +25,43 @@ from helpers.experiments.options import (
     Sets,
     Tier,
     load_setup,
-    open_run,
     out,
 )
+from helpers.stages import STAGES
+
+err = Console(stderr=True, highlight=False)
+
+
+class LabGroup(TyperGroup):
+    """Print a LabError as one message instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; LabError ends with 2, Ctrl-C with 130.
+
+        Of several processes one tells what happened.
+        """
+        ranks.mute_others()
+        try:
+            return super().invoke(ctx)
+        except LabError as error:
+            if ranks.may_report():
+                err.print("Error:", style="bold red", end=" ")
+                err.print(str(error), markup=False, soft_wrap=True)
+            raise typer.Exit(getattr(error, "exit_code", 2)) from None
+        except KeyboardInterrupt:
+            if ranks.may_report():
+                err.print(
+                    "Stopped. What was finished is kept; the same command "
+                    "carries on from there."
+                )
+            raise typer.Exit(130) from None
+        except typer.Exit:
+            raise
+        except Exception:
+            if ranks.may_report():
+                raise
+            raise typer.Exit(1) from None
+
 
 app = typer.Typer(
     cls=LabGroup,
@@ -49,170 +70,63 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Math-SLM Lab: distill, train, merge, evaluate, report.",
 )
-app.command()(doctor)
+
+
+@app.command()
+def doctor(
+    tier: Tier = None,
+    run_dir: RunFolder = None,
+    sets: Sets = None,
+    force: Force = False,
+) -> None:
+    """Say what this machine has and which tiers it can run.
+
+    With --tier, --run-dir or --set: check one recipe, by every guard that
+    needs no model in memory, and end with 1 where one fails.
+    """
+    from helpers.doctor import check_tier, list_later, run_doctor
+
+    if tier is None and run_dir is None and not sets:
+        report, later = run_doctor(), {}
+    else:
+        recipe, folder = load_setup(tier, run_dir, sets)
+        report, later = check_tier(recipe, folder, force=force), list_later()
+    lines = [str(report)]
+    if later:
+        lines.append("The stages themselves check:")
+    for when, titles in later.items():
+        lines.append(f"  {when}: {'; '.join(titles)}")
+    for line in lines:
+        out.print(line, markup=False, soft_wrap=True)
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command()
+def plan(
+    tier: Tier = None,
+    run_dir: RunFolder = None,
+    sets: Sets = None,
+    card: Annotated[
+        str | None,
+        typer.Option(help="Another card than the recipe's, e.g. T4 or H100."),
+    ] = None,
+    cards: Annotated[
+        int | None, typer.Option(min=1, help="How many of them.")
+    ] = None,
+) -> None:
+    """Say whether a run fits, how long it takes and what it costs."""
+    from helpers.planner import show_plan_command
+
+    recipe, _ = load_setup(tier, run_dir, sets)
+    show_plan_command(recipe, card=card, cards=cards, out=out)
+
+
 app.command()(grade)
-app.command()(plan)
 app.command()(problems)
-app.command()(record)
-app.command()(solutions)
+for info in STAGES.values():
+    app.command(info.name)(make_command(info))
 for experiment in EXPERIMENTS.values():
     app.command(experiment.name)(experiment.command)
-
-
-def dpo_tag(recipe: Recipe, variant: str | None) -> str:
-    """``dpo`` or ``dpo-<variant>``; LabError for an unknown variant."""
-    recipe.dpo_variant(variant)
-    return f"dpo-{variant}" if variant else "dpo"
-
-
-def call_stage(module: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Import ``helpers.<module>`` (heavy) and call its ``run_<module>``."""
-    stage = import_module(f"helpers.stages.{module}")
-    return getattr(stage, f"run_{module}")(*args, **kwargs)
-
-
-@app.command()
-def distill(
-    tier: Tier = None,
-    run_dir: RunFolder = None,
-    sets: Sets = None,
-    force: Force = False,
-    smoke_steps: SmokeSteps = None,
-) -> None:
-    """Sample and grade completions; keep the right ones and the pairs."""
-    recipe, run = open_run(tier, run_dir, sets)
-    options = {"force": force, "smoke_steps": smoke_steps}
-    done = call_stage("distill", recipe, run, **options)
-    show_metrics("distill", done, run)
-
-
-@app.command()
-def sft(
-    tier: Tier = None,
-    run_dir: RunFolder = None,
-    sets: Sets = None,
-    force: Force = False,
-    smoke_steps: SmokeSteps = None,
-) -> None:
-    """Train a LoRA adapter on the kept completions."""
-    options = {"force": force, "smoke_steps": smoke_steps}
-    with open_shared("sft", tier, run_dir, sets) as (recipe, run):
-        done = call_stage("sft", recipe, run, **options)
-        show_metrics("sft", done, run)
-
-
-@app.command()
-def merge(
-    tier: Tier = None,
-    run_dir: RunFolder = None,
-    sets: Sets = None,
-    model: Annotated[
-        Literal["sft", "dpo"] | None,
-        typer.Option(help="Default: sft; with --variant: dpo."),
-    ] = None,
-    variant: Variant = None,
-    force: Force = False,
-) -> None:
-    """Add an adapter to its base weights and prove that nothing was lost."""
-    if model == "sft" and variant:
-        fix = "leave out --variant, or choose --model dpo"
-        raise LabError("Variants are of DPO, not of --model sft.", fix=fix)
-    recipe, run = open_run(tier, run_dir, sets)
-    tag = dpo_tag(recipe, variant) if variant else model or "sft"
-    done = call_stage("merge", recipe, run, tag, force=force)
-    show_metrics(f"merge {tag}", done, run)
-
-
-@app.command()
-def dpo(
-    tier: Tier = None,
-    run_dir: RunFolder = None,
-    sets: Sets = None,
-    variant: Variant = None,
-    force: Force = False,
-    smoke_steps: SmokeSteps = None,
-) -> None:
-    """Train on the preference pairs, from the merged SFT model."""
-    options = {"force": force, "smoke_steps": smoke_steps}
-    with open_shared("dpo", tier, run_dir, sets) as (recipe, run):
-        tag = dpo_tag(recipe, variant)
-        done = call_stage("dpo", recipe, run, variant=variant, **options)
-        show_metrics(tag, done, run)
-
-
-@app.command()
-def evaluate(
-    tier: Tier = None,
-    run_dir: RunFolder = None,
-    sets: Sets = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="base, sft, dpo or dpo-<variant>. Repeatable; default: "
-            "base, sft and dpo."
-        ),
-    ] = None,
-    benchmark: Annotated[
-        list[str] | None,
-        typer.Option(help="A benchmark of the recipe. Repeatable."),
-    ] = None,
-    force: Force = False,
-) -> None:
-    """Measure the models on the recipe's benchmarks."""
-    recipe, run = open_run(tier, run_dir, sets)
-    tags = tuple(model or ("base", "sft", "dpo"))
-    variants = [f"dpo-{name}" for name in recipe.dpo_variants]
-    check_words("model", tags, ["base", "sft", "dpo", *variants])
-    known = [b.name for b in recipe.evaluate.benchmarks]
-    check_words("benchmark", benchmark or (), known)
-    options = {"benchmarks": benchmark, "force": force}
-    call_stage("evaluate", recipe, run, tags, **options)
-    show_scores(run, tags, recipe)
-
-
-def check_words(kind: str, words: Iterable[str], known: list[str]) -> None:
-    """LabError for the first word that is not a known one."""
-    for word in words:
-        if word not in known:
-            raise LabError(
-                f"There is no {kind} '{word}'.{did_you_mean(word, known)}",
-                fix="choose from: " + ", ".join(known),
-            )
-
-
-def show_scores(run: RunDir, tags: Iterable[str], recipe: Recipe) -> None:
-    """Print ``k/n (p %, 95 % CI a–b)`` per model and benchmark."""
-    from helpers.results import proportion, stage_name
-
-    asked = recipe.evaluate
-    temperature = asked.temperature if asked.n > 1 else None
-    table = Table("model", "benchmark", "score")
-    metrics = run.metrics()
-    for tag in tags:
-        scores = metrics.get(stage_name(tag, temperature), {})
-        for name, row in scores.items():
-            if temperature is None:
-                table.add_row(tag, name, str(proportion(row["k"], row["n"])))
-            else:
-                show_sampled(table, tag, name, row)
-    out.print(table)
-    out.print(f"Run folder: {run.path}", soft_wrap=True)
-
-
-def show_sampled(
-    table: Table, tag: str, name: str, row: dict[str, Any]
-) -> None:
-    """Rows of several samples: average, perfect choice, vote, best of n."""
-    from helpers.results import Interval, proportion
-
-    n, problems = row["samples"], row["problems"]
-    table.add_row(tag, name, f"avg@{n} {Interval(*row['avg'])}")
-    reached = Interval(*row["pass"][str(n)])
-    table.add_row("", "", f"pass@{n} {reached}")
-    table.add_row("", "", f"majority {proportion(row['majority'], problems)}")
-    if row["best_of"] is not None:
-        chosen = proportion(row["best_of"], problems)
-        table.add_row("", "", f"best of {n} {chosen}")
 
 
 @app.command()
@@ -236,6 +150,35 @@ def report(
     out.print(f"Report: {page}", soft_wrap=True)
     if markdown:
         out.print(f"Markdown: {page.with_suffix('.md')}", soft_wrap=True)
+
+
+@app.command()
+def record(
+    run_dir: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    out_dir: Annotated[
+        Path | None,
+        typer.Option("--out", help="Default: data/measured/<tier>/run."),
+    ] = None,
+) -> None:
+    """Pack a finished run, so that RUN_MODE=replay can show it."""
+    require_run(run_dir)
+    recipe, _ = load_setup(None, run_dir, None)
+    from helpers.replay import record_run
+    from helpers.session import list_stages
+
+    run = RunDir.open(run_dir, recipe)
+    target = record_run(run, list_stages(recipe), out_dir)
+    size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
+    out.print(f"Recorded in {target}: {size / 2**20:.1f} MiB")
+
+
+def require_run(folder: Path) -> None:
+    """LabError when the folder holds no run."""
+    if not (folder / "recipe.yaml").is_file():
+        raise LabError(
+            f"There is no run in {folder}.",
+            fix="make one first: mathslm course, or name another --run-dir",
+        )
 
 
 @app.command()
@@ -286,7 +229,3 @@ def course(
         overrides=tuple(sets or ()),
     )
     out.print(f"Report: {page}", soft_wrap=True)
-
-
-if __name__ == "__main__":
-    app()

@@ -562,9 +562,9 @@ except LabError as error:
 # - It ends with 1 where one fails, so a script stops before the money does
 
 # %%
-from helpers.preflight import run_preflight
+from helpers.doctor import check_tier
 
-report = run_preflight(load_recipe(BIG), f"runs/{BIG}")
+report = check_tier(load_recipe(BIG), f"runs/{BIG}")
 for line in report.lines:
     if line.status != "OK":
         print(str(line)[:160])

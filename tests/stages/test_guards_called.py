@@ -49,7 +49,7 @@ def seen(monkeypatch):
 
     All callers are imported first: one imported later would keep a spy.
     """
-    for name in ("doctor", "preflight", "stages.trainer"):
+    for name in ("doctor", "stages.trainer"):
         import_module(f"helpers.{name}")
     calls = set()
     checks = {guard.check: Spy(guard.check, calls) for guard in GUARDS}
@@ -110,20 +110,21 @@ def test_every_guard_is_called(
 
 def ask_the_doctor(tmp_path, run, recipe, monkeypatch):
     """Both a recipe that runs here and one for eight cards."""
-    from helpers.preflight import run_preflight
+    from helpers.doctor import check_tier
 
     put_cards(tmp_path, monkeypatch, 8)
-    report = run_preflight(recipe, run.path)
+    report = check_tier(recipe, run.path)
     assert any(line.name == "tokenizer" for line in report.lines)
     other = recipe.model_copy(update={"seed": recipe.seed})
-    run_preflight(other, run.path)
+    check_tier(other, run.path)
     changes = ["engine.tensor_parallel_size=4"]
-    run_preflight(load_recipe("h100x8", changes), tmp_path / "new")
+    check_tier(load_recipe("h100x8", changes), tmp_path / "new")
 
 
 def test_the_doctor_runs_the_guards_that_the_table_promises(
-    tmp_path, tiny_recipe, run, seen, monkeypatch
+    tmp_path, tiny_recipe, run, tokenizer, seen, monkeypatch
 ):
+    write_sft_rows(run, tokenizer, n=640)
     with run.stage("sft", {"recipe": "another"}):
         run.file("kept").write_text("x")
     seen.clear()
