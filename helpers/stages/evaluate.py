@@ -95,7 +95,7 @@ def run_evaluate(
         ``{tag: {benchmark: {k, n, truncated_wrong, finished_wrong,
         no_answer, too_long, empty, mean_tokens}}}``; k and the three kinds
         of wrong add up to n. For several samples what
-        :func:`helpers.results.sampled.summarize_samples` gives.
+        :func:`helpers.results.summarize_samples` gives.
 
     Raises:
         LabError: unknown tag or benchmark, no such model or problem file,
