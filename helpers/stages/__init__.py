@@ -33,7 +33,6 @@ from helpers.stages.harvest import (
 from helpers.stages.merge import measure_fidelity, run_merge
 from helpers.stages.merge_base import load_exact, load_unmerged
 from helpers.stages.merge_probe import measure_update
-from helpers.stages.needs import NEEDS
 from helpers.stages.sft import find_rows, run_sft
 from helpers.stages.solutions import list_against, run_solutions
 from helpers.stages.table import (
@@ -47,7 +46,6 @@ from helpers.stages.table import (
 __all__ = [
     "GUARDS",
     "LN2",
-    "NEEDS",
     "STAGES",
     "TOP_P",
     "DpoMonitor",
