@@ -51,8 +51,8 @@ sys.path += ["lab", ".."]  # the clone: fetched in Colab, or this one
 from helpers.session import start
 
 session = start(
-    TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES, notebook="02_self_distillation",
-    makes=("distill", "seeding"),
+    TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES,
+    notebook="02_self_distillation", makes=("distill", "seeding"),
 )
 recipe, run = session.recipe, session.run_dir
 

@@ -236,7 +236,7 @@ def measure_start():
     """The loss of a fresh adapter."""
     return measure_start_loss(build_trainer())
 
-
+# %%
 start_loss = measure_start()
 check_dpo_start(start_loss)
 print(f"loss {start_loss:.4f}, ln 2 = {LN2:.4f}")
@@ -555,7 +555,7 @@ def merge_in_bf16(tag):
     """What a merge of rounded weights would keep."""
     return measure_fidelity(recipe, run, tag, "bfloat16")
 
-
+# %%
 for tag in VARIANTS:
     reports[f"{tag}, bf16"] = merge_in_bf16(tag)
 
