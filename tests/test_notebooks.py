@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.util
 import io
+import itertools
 import json
 import re
 import statistics
@@ -67,6 +68,16 @@ def test_notebook_is_in_step_with_its_source(path):
     assert pair.is_in_step(FOLDER / "source" / f"{path.stem}.py"), (
         "run: python notebooks/pair.py sync"
     )
+
+
+def test_making_all_notebooks_begins_in_an_empty_folder(tmp_path):
+    """Stages that an earlier run finished would only be loaded."""
+    pair, folder = load_pairing(), tmp_path / "pocket"
+    pair.put_aside(folder)
+    for number in (1, 2):
+        folder.mkdir()
+        pair.put_aside(folder)
+        assert not folder.exists() and (tmp_path / f"pocket-{number}").is_dir()
 
 
 @every_notebook
@@ -177,7 +188,7 @@ def list_own_imports(source):
 def test_text_cells_are_merged(path):
     """A thought is a paragraph or a short list, not a row of cells."""
     kinds = [c.cell_type for c in read(path).cells if c.source.strip()]
-    pairs = list(zip(kinds, kinds[1:], strict=False))
+    pairs = list(itertools.pairwise(kinds))
     assert pairs.count(("markdown", "markdown")) <= 2
 
 
