@@ -473,13 +473,11 @@ for name, grader in graders.items():
 # %%
 import time
 
-for answer in ("9^{9^{9}}", r"10^{10^{10}}", r"\binom{10^9}{10^8}",
-               "(" * 200 + "1" + ")" * 200):
+for answer in ("9^{9^{9}}", "(10^9)!", "2^{100000000}"):
     clock = time.perf_counter()
     grade = grade_response(rf"\boxed{{{answer}}}", "1")
     took = time.perf_counter() - clock
-    print(f"{answer[:20]:<21}{grade.correct!s:<6}{grade.reason:<16}"
-          f"after {took:.3f} s")
+    print(f"{answer:<14} {took:.3f} s  {grade.correct}: {grade.reason}")
 
 # %% [markdown]
 # ### Why not a time limit?
