@@ -167,8 +167,7 @@ pd.DataFrame(rows).set_index("tier")
 # tier.
 
 # %%
-from helpers.planner import plan
-from helpers.planner import describe_machine, memory_rows
+from helpers.planner import describe_machine, memory_rows, plan
 
 planned = plan(recipe, has_token=True)
 print(describe_machine(planned))
@@ -481,7 +480,7 @@ list_folder(run.path)
 # |---|---|---|
 # | `recipe.yaml` | the resolved recipe | the first cell of any notebook |
 # | `manifest.json` | versions, commit, hardware, seed | the same |
-# | `samples/*.jsonl` | every completion, graded | notebook 02 |
+# | `samples/*.jsonl` | every completion; who reads it grades it | notebook 02 |
 # | `sft.jsonl`, `pairs.jsonl` | the harvest, with provenance | notebook 02 |
 # | `sft/`, `dpo/` | adapter, merged model, training log | notebooks 03, 04 |
 # | `eval/<model>/` | one line a problem | notebook 05 |

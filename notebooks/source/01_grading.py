@@ -777,8 +777,7 @@ pd.DataFrame(rows, columns=columns).set_index("the peer's error")
 # %%
 import json
 
-from helpers.base import write_text
-from helpers.base import REPO_ROOT
+from helpers.base import REPO_ROOT, write_text
 
 path = run.file("notebooks", "grading_sample.jsonl").resolve()
 write_text(path, "".join(json.dumps(c.data) + "\n" for c in sample))

@@ -62,7 +62,7 @@ recipe, run = session.recipe, session.run_dir
 # | step | who does it | what comes out |
 # |---|---|---|
 # | sample several responses to each problem | the base model | `samples/distill.jsonl` |
-# | grade each one | the grader of notebook 01 | the same lines, with a verdict |
+# | grade each one | the grader of notebook 01 | a verdict on each line |
 # | keep one right response of each problem | the harvest | `sft.jsonl` |
 # | keep one right and one wrong of each mixed problem | the harvest | `pairs.jsonl` |
 # | train on what was kept | notebooks 03 and 04 | a model |
@@ -349,7 +349,7 @@ for row in warm[name]:
 # ## 5. The stage `distill`
 #
 # - Now the same for all training problems of the recipe
-# - The stage writes every graded sample as it comes, so a kill loses one
+# - The stage writes every sample as it comes, so a kill loses one
 #   batch at most
 # - A finished stage with the same inputs is loaded, and says so
 # - How much will it be? The recipe says
@@ -411,9 +411,9 @@ display(Markdown("\n".join(lines)))
 # gives rows *and* pairs; the rest gives nothing.
 
 # %%
-from helpers.base import Completion, read_records
+from helpers.grading import read_graded
 
-samples = read_records(run.file("samples", "distill.jsonl"), Completion)
+samples = read_graded(run.file("samples", "distill.jsonl"))
 by_problem = {}
 for row in samples:
     by_problem.setdefault(row.problem_id, []).append(row)
@@ -581,7 +581,7 @@ pd.DataFrame(rows, columns=columns).set_index("style")
 #   pairs to the mixed ones, unless a prompt came twice
 
 # %%
-from helpers.base import PairRow, SftRow
+from helpers.base import PairRow, SftRow, read_records
 
 sft_rows = read_records(run.file("sft.jsonl"), SftRow)
 pairs = read_records(run.file("pairs.jsonl"), PairRow)

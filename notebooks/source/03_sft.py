@@ -128,8 +128,7 @@ sizes = measure_sizes()
 
 # %%
 from matplotlib.patches import Rectangle
-from helpers.results import plots
-from helpers.results import new_figure, set_title
+from helpers.results import new_figure, plots, set_title
 
 kind = "up_proj" if "up_proj" in sizes else next(iter(sizes))
 (m, n, _), r = sizes[kind][0], lora.r
@@ -518,8 +517,7 @@ table.round(1).map("{:g}".format)
 # luck.
 
 # %%
-from helpers.base import read_json
-from helpers.base import DATA_DIR
+from helpers.base import DATA_DIR, read_json
 
 path = DATA_DIR / "measured" / recipe.name / "tuning.json"
 tried = read_json(path)["rows"] if path.is_file() else []

@@ -147,8 +147,7 @@ print(row.problem_id, "|", row.finish_reason, "|", row.tokens, "tokens |",
 #   a sharper tool (section 5)
 
 # %%
-from helpers.results import plots
-from helpers.results import proportion
+from helpers.results import plots, proportion
 
 scores = {
     tag: {name: proportion(x["k"], x["n"]) for name, x in sets.items()}
@@ -402,8 +401,7 @@ table
 # small contest sets, and the best scores in the headline.
 
 # %%
-from helpers.results import load_published
-from helpers.results import say_selection
+from helpers.results import load_published, say_selection
 
 rs = load_published("open-rs")
 tried = len(rs.table("checkpoints").rows)
@@ -616,10 +614,10 @@ display(Markdown("\n".join(lines)))
 # %%
 from helpers.stages import load_training
 from helpers.base import group_samples
-from helpers.base import Completion, read_records
+from helpers.grading import read_graded
 from helpers.results import pass_curve
 
-drawn = read_records(run.file("samples", "distill.jsonl"), Completion)
+drawn = read_graded(run.file("samples", "distill.jsonl"))
 asked = {row.problem_id for row in drawn}
 train = [p for p in load_training(recipe) if p.id in asked]
 harvest = pass_curve(group_samples(drawn, train))
@@ -868,8 +866,7 @@ pd.DataFrame(rows, columns=columns).set_index("ours")
 #   with the repository
 
 # %%
-from helpers.base import read_json
-from helpers.base import DATA_DIR
+from helpers.base import DATA_DIR, read_json
 
 path = DATA_DIR / "measured" / recipe.name / "seeds.json"
 record = read_json(path) if path.is_file() else {"seeds": {}}
