@@ -3,7 +3,7 @@
 One bar with done/total and the time left, and beside it: tokens a second,
 the share of mixed problems, and how often the first sample of a problem is
 right, with its interval. It is a line in a terminal, a widget in a notebook
-and plain lines in a batch run (:func:`helpers.session.show_calmly`).
+and plain lines in a batch run (:func:`helpers.session.calm_progress`).
 """
 
 from __future__ import annotations
