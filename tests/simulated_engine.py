@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from helpers.sampling.protocol import SampledText
+from helpers.sampling.engine import SampledText
 
 PROMPT = "What is {} + {}?"
 

@@ -106,7 +106,7 @@ def run_child(job: dict) -> int:
 def keep_nursery() -> None:
     """Fork a driver a line of JSON; ``{"wait": pid}`` gives its end."""
     import helpers.sampling.sample
-    import helpers.sampling.vllm_server
+    import helpers.sampling.vllm_client
     from helpers.base import REPO_ROOT, load_recipe
     from helpers.models import load_tokenizer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import (
     Field,
@@ -58,11 +58,11 @@ class EngineConfig(Section):
     """How completions are sampled.
 
     ``transformers`` runs in this process; ``vllm`` starts servers of its own
-    or, with ``url``, uses one that runs already; ``replay`` gives back
-    recorded completions. None of the sizes: chosen by the planner.
+    or, with ``url``, uses one that runs already. None of the sizes: chosen by
+    the planner.
     """
 
-    name: Literal["transformers", "vllm", "replay"] = "transformers"
+    name: Literal["transformers", "vllm"] = "transformers"
     # transformers: most rows, and most tokens in the cache, at once
     max_batch_size: int = Field(default=128, gt=0)
     max_batch_tokens: int | None = Field(default=None, gt=0)
@@ -77,8 +77,14 @@ class EngineConfig(Section):
     enforce_eager: bool = False
     startup_timeout_s: float = Field(default=900, gt=0)
     request_timeout_s: float = Field(default=600, gt=0)
-    # replay: a samples file, or a folder of them
-    recording: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forget_recording(cls, settings: Any) -> Any:
+        """A setting that earlier runs still name, and that had no value."""
+        if isinstance(settings, dict) and settings.get("recording", 0) is None:
+            return {k: v for k, v in settings.items() if k != "recording"}
+        return settings
 
 
 class SolutionsConfig(Section):

@@ -1,8 +1,16 @@
-"""sampling"""
+"""Requests in, graded completions out: engines, store and resume."""
 
-from helpers.sampling.engine import make_engine, open_engine
-from helpers.sampling.placement import find_command
-from helpers.sampling.protocol import Engine, SampleRequest, derive_seed
+from importlib import import_module
+from typing import Any
+
+from helpers.sampling.engine import (
+    Engine,
+    SampledText,
+    SampleRequest,
+    derive_seed,
+    make_engine,
+    open_engine,
+)
 from helpers.sampling.sample import (
     Speed,
     grade_texts,
@@ -11,21 +19,26 @@ from helpers.sampling.sample import (
     sample_missing,
     say_unusable,
 )
-from helpers.sampling.sample_file import (
+from helpers.sampling.store import (
     Sample,
     SampleFile,
+    describe_sampling,
     iter_samples,
     load_completion,
     make_sample,
+    open_samples,
 )
-from helpers.sampling.sample_store import describe_sampling, open_samples
+from helpers.sampling.vllm_serve import find_command
 
 __all__ = [
     "Engine",
     "Sample",
     "SampleFile",
     "SampleRequest",
+    "SampledText",
     "Speed",
+    "TransformersEngine",
+    "VllmEngine",
     "derive_seed",
     "describe_sampling",
     "find_command",
@@ -41,3 +54,14 @@ __all__ = [
     "sample_missing",
     "say_unusable",
 ]
+# Loaded when first asked for: these import torch or a client.
+_LAZY = {
+    "TransformersEngine": "helpers.sampling.local",
+    "VllmEngine": "helpers.sampling.vllm_client",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(name)

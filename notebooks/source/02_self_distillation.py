@@ -787,8 +787,9 @@ pd.DataFrame(rows, columns=columns).set_index("arm")
 # from one arm to another, paired by problem.
 
 # %%
-from helpers.experiments.seed_arms import compare_mixed
-from helpers.experiments.seeding import list_arms, load_arms
+from helpers.experiments.seeding import (
+    compare_mixed, list_arms, load_arms, open_with,
+)
 from helpers.results import format_p
 
 arms = list_arms()
@@ -828,8 +829,6 @@ pd.DataFrame(rows, columns=columns).set_index("step")
 # - The first words of sample 0, for some problems
 
 # %%
-from helpers.experiments.seed_arms import open_with
-
 seen = {
     scheme: [open_with(rows[0].response)
              for rows in drawn[by_key[scheme, 1.0]].values()][:12]

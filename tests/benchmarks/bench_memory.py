@@ -28,7 +28,7 @@ from helpers.sampling import (
     derive_seed,
     sample_missing,
 )
-from helpers.sampling.protocol import SampledText
+from helpers.sampling.engine import SampledText
 
 SAMPLES = 4  # of each problem
 POINTS = 10

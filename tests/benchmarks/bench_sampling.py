@@ -32,7 +32,7 @@ from helpers.base import describe_machine, load_recipe, write_json
 from helpers.models import load_model
 from helpers.problems import load_problems
 from helpers.sampling import SampleRequest, make_requests, open_engine
-from helpers.sampling.transformers_engine import TransformersEngine
+from helpers.sampling.local import TransformersEngine
 
 
 def run_plain(

@@ -173,7 +173,7 @@ class Saying:
 
     def sample(self, requests):
         """Yield a wrong answer, numbered so that no two are alike."""
-        from helpers.sampling.protocol import SampledText
+        from helpers.sampling.engine import SampledText
 
         for request in requests:
             text = f"try {request.sample}: \\boxed{{-5}}"

@@ -22,7 +22,7 @@ from helpers.models import (
 
 VLLM = os.environ.get("MATHSLM_VLLM", "")
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(
         not VLLM,
         reason="MATHSLM_VLLM names no vllm executable (make test-vllm does)",

@@ -2,12 +2,12 @@
 
 Run from the course's environment; the variable MATHSLM_VLLM names the
 ``vllm`` of another one. Loading a server takes the better part of a minute,
-so most tests share two, and the tests that kill them come last.
+so six tests, which every change must pass, share one (only the owner that is
+killed needs another); the others are marked ``long``.
 """
 
 import json
 import os
-import signal
 import socket
 import sys
 import textwrap
@@ -28,7 +28,7 @@ from helpers.sampling import (
     SampleRequest,
     derive_seed,
     open_engine,
-    server_process,
+    vllm_serve,
 )
 
 pytestmark = [
@@ -40,6 +40,7 @@ pytestmark = [
 ]
 ADAPTER = REPO_ROOT / "data/measured/pocket/run/sft/adapter"
 CAP = 192
+long = pytest.mark.long
 
 
 def pocket(*overrides):
@@ -57,20 +58,21 @@ def problems():
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory, problems):
-    """Two servers of the pocket model; the engine samples an adapter."""
-    recipe = pocket("engine.data_parallel_size=2", "engine.max_concurrency=32")
+def server(tmp_path_factory):
+    """One server of the pocket model; the engine samples an adapter."""
     log = tmp_path_factory.mktemp("log")
+    recipe = pocket("engine.max_concurrency=32")
     with open_engine(recipe, adapter=ADAPTER, log_dir=log) as engine:
         yield engine
     check_nothing_left(engine)
 
 
 @pytest.fixture(scope="module")
-def shared(servers):
-    """An engine of the base model over the same servers, by their URLs."""
-    urls = ",".join(process.url for process in servers.processes)
-    with open_engine(pocket(f"engine.url={urls}")) as engine:
+def shared(server):
+    """An engine of the base model over the same server, by its URL."""
+    url = server.processes[0].url
+    recipe = pocket(f"engine.url={url}", "engine.max_concurrency=32")
+    with open_engine(recipe) as engine:
         yield engine
 
 
@@ -82,7 +84,7 @@ def here():
 
 
 @pytest.fixture(scope="module")
-def asked(servers, problems):
+def asked(here, problems):
     """``asked(n=…, temperature=…)`` gives requests of all problems."""
 
     def ask(n=1, temperature=1.0, top_p=1.0, cap=CAP, **changes):
@@ -90,9 +92,7 @@ def asked(servers, problems):
             SampleRequest(
                 problem_id=problem.id,
                 sample=sample,
-                prompt=render_prompt(
-                    servers.tokenizer, problem.problem, "plain"
-                ),
+                prompt=render_prompt(here.tokenizer, problem.problem, "plain"),
                 seed=derive_seed(3, problem.id, sample),
                 temperature=temperature,
                 top_p=top_p,
@@ -107,9 +107,9 @@ def asked(servers, problems):
 
 
 @pytest.fixture(scope="module")
-def client(servers):
+def client(server):
     """The openai client, as anybody would use the server."""
-    return OpenAI(base_url=f"{servers.processes[0].url}/v1", api_key="none")
+    return OpenAI(base_url=f"{server.processes[0].url}/v1", api_key="none")
 
 
 def by_key(texts):
@@ -139,18 +139,20 @@ def check_nothing_left(engine):
 # --- start, prompts, settings ----------------------------------------------
 
 
-def test_it_says_what_it_is(servers, shared):
-    said = servers.describe()
-    assert (said["replicas"], said["dtype"]) == (2, "float32")
-    assert (said["tensor_parallel_size"], said["restarts"]) == (1, 0)
+@long
+def test_it_says_what_it_is(server, shared):
+    said = server.describe()
+    assert (said["replicas"], said["dtype"]) == (1, "float32")
+    assert said["tensor_parallel_size"] == 1
     assert said["version"][0].isdigit()
-    assert shared.describe()["url"].count("http://") == 2
-    assert shared.max_model_len == servers.max_model_len == 512
+    assert shared.describe()["url"].count("http://") == 1
+    assert shared.max_model_len == server.max_model_len == 512
 
 
-def test_the_server_reads_exactly_our_tokens(servers, shared, asked, client):
+@long
+def test_the_server_reads_exactly_our_tokens(server, asked, client):
     """One beginning-of-sequence token, written by the chat template."""
-    tokenizer, bos = servers.tokenizer, servers.tokenizer.bos_token_id
+    tokenizer, bos = server.tokenizer, server.tokenizer.bos_token_id
     for request in asked()[:16]:
         ids = tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
         reply = client.completions.create(
@@ -161,14 +163,14 @@ def test_the_server_reads_exactly_our_tokens(servers, shared, asked, client):
         )
         assert reply.choices[0].prompt_token_ids == ids
         assert ids[0] == bos and ids.count(bos) == 1
-        assert read_tokens(servers, request.prompt) == ids
+        assert read_tokens(server, request.prompt) == ids
 
 
-def read_tokens(servers, prompt):
+def read_tokens(server, prompt):
     """What the server's /tokenize makes of a prompt."""
     body = {"model": "model", "prompt": prompt, "add_special_tokens": False}
     question = urllib.request.Request(
-        f"{servers.processes[0].url}/tokenize",
+        f"{server.processes[0].url}/tokenize",
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
     )
@@ -176,16 +178,10 @@ def read_tokens(servers, prompt):
         return json.load(answer)["tokens"]
 
 
-def test_two_replicas_share_the_work(shared, asked):
-    texts = by_key(shared.sample(asked(n=2, temperature=1.0)))
-    assert len(texts) == 80
-    answered = [r.answered for r in shared.dispatcher.replicas]
-    assert sum(answered) >= 80 and min(answered) >= 20
-
-
 # --- seeds -----------------------------------------------------------------
 
 
+@long
 def test_four_samples_of_a_problem_differ(shared, asked):
     texts = by_key(shared.sample(asked(n=4, temperature=1.5, cap=64)))
     groups = {}
@@ -196,6 +192,7 @@ def test_four_samples_of_a_problem_differ(shared, asked):
     assert distinct > 0.9 * len(texts)
 
 
+@long
 def test_vllms_own_n_and_seed(client, asked):
     """One request of n=4 gives each child its own stream; four requests
     of one seed are one stream four times."""
@@ -256,8 +253,10 @@ def compare(theirs, ours, what):
     ("what", "changes"),
     [
         ("to the end", {}),
-        ("cut at 9 tokens", {"cap": 9}),
-        ("up to a stop text", {"stop": ("= ", "answer")}),
+        pytest.param("cut at 9 tokens", {"cap": 9}, marks=long),
+        pytest.param(
+            "up to a stop text", {"stop": ("= ", "answer")}, marks=long
+        ),
     ],
 )
 def test_greedy_agrees_with_transformers(shared, here, asked, what, changes):
@@ -274,9 +273,9 @@ def test_greedy_agrees_with_transformers(shared, here, asked, what, changes):
         assert len(text.logprobs) == text.tokens
 
 
-def test_an_adapter_is_served_unmerged(servers, shared, asked):
+def test_an_adapter_is_served_unmerged(server, shared, asked):
     requests = asked(temperature=0.0, logprobs=True)
-    theirs = by_key(servers.sample(requests))
+    theirs = by_key(server.sample(requests))
     with open_engine(load_recipe("pocket"), adapter=ADAPTER) as ours:
         compare(theirs, by_key(ours.sample(requests)), "adapter, as peft")
     base = by_key(shared.sample(requests))
@@ -285,6 +284,7 @@ def test_an_adapter_is_served_unmerged(servers, shared, asked):
     assert changed > len(base) / 2
 
 
+@long
 def test_logprobs_are_the_models_own(here, client, asked):
     """Not those after temperature and top_p, from which was drawn."""
     import torch
@@ -331,50 +331,16 @@ def test_too_long_here_and_there(shared, asked, monkeypatch):
             assert texts[key].finish_reason == "stop"
 
 
-# --- crash and restart; these come last ------------------------------------
+# --- the end, in good order and otherwise ----------------------------------
 
 
-def find_core(process):
-    """The EngineCore child of a server."""
-    for child in psutil.Process(process.group).children(recursive=True):
-        if "EngineCore" in child.name() + " ".join(child.cmdline()):
-            return child
-    return None
-
-
-def test_killed_servers_come_back_and_nothing_is_lost(servers, asked, capsys):
-    """One loses its whole server, the other its EngineCore alone; the
-    texts are those that came without a crash."""
-    requests = asked(n=4, temperature=1.0)
-    calm = by_key(servers.sample(requests))
-    one, two = servers.processes
-    groups = [one.group, two.group]
-    core = find_core(two)
-    assert core is not None
-    stream, texts = servers.sample(iter(requests)), []
-    for text in stream:
-        texts.append(text)
-        if len(texts) == 20:
-            os.kill(one.group, signal.SIGKILL)
-            core.kill()
-    found = by_key(texts)
-    assert set(found) == set(calm)
-    assert servers.describe()["restarts"] == 2
-    same = sum(found[k].response == calm[k].response for k in calm)
-    say("the same text after a restart", same, len(calm))
-    assert same == len(calm)
-    assert [one.group, two.group] != groups
-    assert not any(map(server_process.has_processes, groups))
-    assert "Starting it again (1 of 3)" in capsys.readouterr().out
-
-
-def test_nothing_is_left_after_closing(servers):
-    ports = [process.port for process in servers.processes]
-    servers.close()
-    check_nothing_left(servers)
-    for port in ports:
-        with socket.socket() as probe:
-            assert probe.connect_ex(("127.0.0.1", port)) != 0
+def test_nothing_is_left_after_closing(server):
+    """The last that uses the shared server."""
+    (process,) = server.processes
+    server.close()
+    check_nothing_left(server)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", process.port)) != 0
 
 
 def test_a_killed_owner_leaves_no_process(tmp_path):
@@ -408,16 +374,54 @@ def list_children(process):
         return []
 
 
+@pytest.fixture
+def replicas(tmp_path):
+    """Two servers of their own."""
+    recipe = pocket("engine.data_parallel_size=2", "engine.max_concurrency=32")
+    with open_engine(recipe, log_dir=tmp_path) as engine:
+        yield engine
+    check_nothing_left(engine)
+
+
+def find_core(process):
+    """The EngineCore child of a server."""
+    for child in psutil.Process(process.group).children(recursive=True):
+        if "EngineCore" in child.name() + " ".join(child.cmdline()):
+            return child
+    return None
+
+
+@long
+def test_a_dead_core_ends_two_replicas_with_one_error(replicas, asked):
+    """They share the work before; what was sampled is as without a crash."""
+    requests = asked(n=4, temperature=1.0)
+    calm = by_key(replicas.sample(requests))
+    answered = [server.answered for server in replicas.servers]
+    assert sum(answered) == 160 and min(answered) >= 40
+    core = find_core(replicas.processes[1])
+    assert core is not None
+    texts = []
+    with pytest.raises(LabError, match="ended while sampling") as error:
+        for text in replicas.sample(iter(requests)):
+            texts.append(text)
+            if len(texts) == 20:
+                core.kill()
+    assert "the same command goes on" in error.value.fix
+    for key, text in by_key(texts).items():
+        assert text.response == calm[key].response
+
+
+@long
 def test_a_taken_port_and_too_little_memory(monkeypatch, tmp_path, capsys):
     """The port is replaced; memory that is not there ends in an error."""
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "100000")
-    find = server_process.find_free_port
+    find = vllm_serve.find_free_port
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         ports = iter([taken.getsockname()[1]])
         monkeypatch.setattr(
-            server_process, "find_free_port", lambda: next(ports, 0) or find()
+            vllm_serve, "find_free_port", lambda: next(ports, 0) or find()
         )
         with pytest.raises(LabError, match="before it was ready") as error:
             open_engine(pocket(), log_dir=tmp_path)
@@ -426,6 +430,7 @@ def test_a_taken_port_and_too_little_memory(monkeypatch, tmp_path, capsys):
     assert "VLLM_CPU_KVCACHE_SPACE" in error.value.fix
 
 
+@long
 def test_smol(tmp_path):
     """A model of another family size, in bf16, with its own template."""
     smol = pytest.importorskip("helpers.models.smol")

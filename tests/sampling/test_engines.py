@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers")
 from helpers.base import LabError  # noqa: E402
 from helpers.models import render_prompt  # noqa: E402
 from helpers.sampling import SampleRequest, derive_seed  # noqa: E402
-from helpers.sampling import transformers_engine as module  # noqa: E402
+from helpers.sampling import local as module  # noqa: E402
 
 Engine = module.TransformersEngine
 END_IDS = [2, *range(20, 30)]  # many end tokens: random weights stop too

@@ -13,9 +13,10 @@ from simulated_engine import SimulatedEngine
 from test_sampling import PROBLEMS, draw, group_samples, iter_sums
 
 from helpers import session
-from helpers.base import REPO_ROOT, Completion, read_records
+from helpers.base import REPO_ROOT
+from helpers.grading import read_graded
 from helpers.results import proportion
-from helpers.sampling.sample_progress import SampleProgress
+from helpers.sampling.sample import SampleProgress
 from helpers.stages import harvest_pairs, measure_samples
 
 LAST = re.compile(
@@ -25,8 +26,8 @@ LAST = re.compile(
 
 
 def test_the_last_line_says_what_the_harvest_measures(tmp_path, capsys):
-    rows = draw(tmp_path / "x.jsonl")
-    groups = group_samples(rows, PROBLEMS)
+    draw(tmp_path / "x.jsonl")
+    groups = group_samples(read_graded(tmp_path / "x.jsonl"), PROBLEMS)
     found = harvest_pairs(groups, pick="first", seed=0, run_name="")
     metrics = measure_samples(groups, found)
     line = capsys.readouterr().err.split("\r")[-1]
@@ -48,7 +49,7 @@ def test_what_was_there_counts_but_not_for_the_speed(tmp_path, capsys):
 
 def test_one_sample_a_problem_has_no_mixed_share(tmp_path, capsys):
     draw(tmp_path / "x.jsonl", requests=list(iter_sums(n=1)), n=1)
-    rows = read_records(tmp_path / "x.jsonl", Completion)
+    rows = read_graded(tmp_path / "x.jsonl")
     said = capsys.readouterr().err
     right = proportion(sum(r.correct for r in rows), 20)
     assert f"right {right}" in said and "mixed" not in said
@@ -80,7 +81,7 @@ def test_a_plain_line_now_and_then_in_a_long_run(
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(session, "PLAIN_SECONDS", 0.0)
-    monkeypatch.setattr("helpers.sampling.sample_progress.WORDS_EVERY_S", 0.0)
+    monkeypatch.setattr("helpers.sampling.sample.WORDS_EVERY_S", 0.0)
     bar = session.make_plain_bar()
     monkeypatch.setattr(bar, "monitor_interval", 0)
 
@@ -119,7 +120,7 @@ def test_a_widget_in_a_notebook(tmp_path, monkeypatch, capsys):
 
 
 PROGRAM = (
-    "import sys; sys.path.insert(0, 'tests')\n"
+    "import sys; sys.path[:0] = ['tests', 'tests/sampling']\n"
     "from pathlib import Path\n"
     "import test_sampling as t\n"
     "t.draw(Path(sys.argv[1]))\n"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -22,7 +23,7 @@ from helpers.base import (
     read_records,
     write_json,
 )
-from helpers.grading import grade_completions
+from helpers.grading import read_graded
 from helpers.sampling import (
     SampleFile,
     SampleRequest,
@@ -36,8 +37,9 @@ from helpers.sampling import (
     open_samples,
     sample_missing,
     say_unusable,
+    store,
 )
-from helpers.sampling.protocol import SampledText
+from helpers.sampling.engine import SampledText
 from helpers.stages import distinct_fraction, harvest_pairs, measure_samples
 
 NAME = "samples/distill.jsonl"
@@ -105,8 +107,9 @@ def test_every_completion_is_on_disk_before_the_next(tmp_path):
 
     rows = draw(path, Watching())
     assert seen == list(range(60))
-    assert [r.grader != "" and r.engine for r in rows] == ["simulated"] * 60
-    assert sum(r.correct for r in rows) == sum(
+    assert [r.engine for r in rows] == ["simulated"] * 60
+    assert not rows[0].model_extra, "a verdict is not stored"
+    assert sum(r.correct for r in read_graded(path)) == sum(
         bool(r.seed % 3) for r in iter_sums()
     )
 
@@ -278,7 +281,7 @@ def test_of_repeated_lines_the_first_is_kept_and_said(run, capsys):
     samples = open_samples(run, NAME, {"a": "1"})
     assert "3 lines repeated" in capsys.readouterr().out
     assert path.read_bytes() == b"".join(first)
-    assert samples.rows == 10 and samples.repeated == 0
+    assert samples.rows == 10 and not samples.repeated
     (aside,) = run.file("old").rglob("distill.jsonl")
     assert len(read_records(aside, Completion)) == 3
 
@@ -293,6 +296,61 @@ def test_a_torn_line_is_made_again(run):
     assert samples.count_missing(PROBLEMS, 3) == 51
     rows = draw(path)
     assert len({key(r) for r in rows}) == len(rows) == 60
+
+
+def test_verdicts_that_older_versions_stored_do_not_count(run):
+    """Graded when read, whatever the rows of an earlier version say."""
+    begin(run, {"a": "1"})
+    path = run.file(NAME)
+    right = {key(r): r.correct for r in read_graded(path)}
+    rows = [json.loads(x) for x in path.read_text().splitlines()]
+    stored = {"grader": "0.1", "correct": False, "reason": "", "extracted": ""}
+    old = "".join(json.dumps(r | stored) + "\n" for r in rows)
+    path.write_text(old)
+    samples = open_samples(run, NAME, {"a": "1"})
+    assert all(samples.find(r) == right.get(key(r)) for r in iter_sums())
+    assert [s.correct for s in iter_samples(path)] == list(right.values())
+    draw(path)
+    assert path.read_text().startswith(old)
+    assert "grader" not in path.read_text().splitlines()[-1]
+
+
+def test_rows_from_before_golds_were_stored(run):
+    begin(run, {"a": "1"})
+    path = run.file(NAME)
+    right = [r.correct for r in read_graded(path)]
+    rows = [json.loads(x) | {"gold": ""} for x in path.open()]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with pytest.raises(LabError, match="no 'gold' answer"):
+        open_samples(run, NAME, {"a": "1"})
+    samples = open_samples(run, NAME, {"a": "1"}, golds=GOLDS)
+    assert [s.correct for s in samples.index.values()] == right
+
+
+def test_the_index_grows_with_the_file_and_is_graded_once(
+    tmp_path, monkeypatch
+):
+    """What was sampled here is not graded again when it is read."""
+    path, graded = tmp_path / "x.jsonl", []
+    samples = SampleFile(path)
+    grade = store.grade_completions
+
+    def count(rows, *args):
+        rows = list(rows)
+        graded.extend(map(key, rows))
+        return grade(rows, *args)
+
+    monkeypatch.setattr(store, "grade_completions", count)
+    with pytest.raises(LabError, match="dead"):
+        sample_missing(
+            Dying(7), iter_sums(), samples, GOLDS, title="t", total=60
+        )
+    draw(path)  # another process goes on
+    samples.refresh()
+    assert samples.rows == len(samples.index) == 60
+    assert Counter(graded[:7]).most_common(1)[0][1] == 1
+    assert len(graded) == 7 + (7 + 53) + 53
+    assert list(iter_samples(path)) == list(samples.index.values())
 
 
 def test_the_key_is_the_whole_distribution_and_not_the_engine(
@@ -322,7 +380,7 @@ def test_the_key_is_the_whole_distribution_and_not_the_engine(
     assert differ(change("engine", name="vllm", max_batch_size=1)) == set()
     before = describe()
     monkeypatch.setitem(
-        sys.modules["helpers.sampling.sample_store"].TEMPLATES,
+        store.TEMPLATES,
         "plain",
         "{problem}\n",
     )
@@ -357,34 +415,28 @@ def test_too_long_and_empty_ones_are_rows_counted_and_never_harvested(
 ):
     finish = {("p0", s): "too_long" for s in range(3)}
     finish |= {("p1", 0): "too_long", ("p2", 1): "empty"}
-    rows = draw(tmp_path / "x.jsonl", SimulatedEngine(finish=finish))
+    draw(tmp_path / "x.jsonl", SimulatedEngine(finish=finish))
+    rows = read_graded(tmp_path / "x.jsonl")
     assert len(rows) == 60
     long = [r for r in rows if r.finish_reason == "too_long"]
     assert len(long) == 4
     for row in long:
         assert (row.response, row.correct, row.tokens) == ("", False, 0)
-        assert row.reason.startswith("too long") and row.extracted is None
+        assert row.reason == "too_long" and row.extracted is None
     groups = group_samples_of(rows)
     found = harvest_pairs(groups, pick="first", seed=0, run_name="r")
     metrics = measure_samples(groups, found)
     assert metrics["too_long"] == {"k": 4, "n": 60, "p": 4 / 60}
     assert metrics["empty"]["k"] == 1
-    texts = [x for p in found.pairs for x in (p.chosen, p.rejected)]
-    assert all([*texts, *(r.completion for r in found.sft)])
-    assert "p0" not in {r.problem_id for r in found.sft}
+    texts = [x for p in found.iter_pairs() for x in (p.chosen, p.rejected)]
+    assert all([*texts, *(r.completion for r in found.iter_sft())])
+    assert "p0" not in {r.problem_id for r in found.iter_sft()}
     assert distinct_fraction({"p0": long}) == 1.0  # nothing was drawn
     say_unusable("distill", 4, 1, 60)
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "of 60 responses 4 were not" in said
     say_unusable("distill", 0, 0, 60)
     assert capsys.readouterr().out == ""
-
-
-def test_what_was_not_drawn_stays_so_when_graded_again(tmp_path):
-    finish = {("p1", 0): "too_long"}
-    rows = draw(tmp_path / "x.jsonl", SimulatedEngine(finish=finish))
-    graded = {row.problem_id: row for row in grade_completions(rows)}
-    assert not graded["p1"].correct and graded["p1"].extracted is None
 
 
 def group_samples_of(rows):
@@ -394,7 +446,8 @@ def group_samples_of(rows):
 def test_small_forms_harvest_as_whole_rows_do(tmp_path):
     path = tmp_path / "x.jsonl"
     rows = draw(path)
-    whole = group_samples_of(rows)
+    graded = read_graded(path)
+    whole = group_samples_of(graded)
     small = group_samples_of(iter_samples(path))
     assert [load_completion(s) for s in iter_samples(path)] == rows
     for pick in ("first", "shortest", "random"):
@@ -402,11 +455,15 @@ def test_small_forms_harvest_as_whole_rows_do(tmp_path):
             harvest_pairs(x, pick=pick, seed=3, run_name="r")
             for x in (whole, small)
         ]
-        assert got[0].sft == got[1].sft and got[0].sft
-        assert got[0].pairs == got[1].pairs and got[0].pairs
+        sft, pairs = (
+            [list(getattr(harvest, name)()) for harvest in got]
+            for name in ("iter_sft", "iter_pairs")
+        )
+        assert sft[0] == sft[1] and sft[0]
+        assert pairs[0] == pairs[1] and pairs[0]
         assert measure_samples(whole, got[0]) == measure_samples(small, got[1])
     assert distinct_fraction(whole) == distinct_fraction(small)
-    assert make_sample(rows[0]).answered
+    assert make_sample(graded[0]).answered
 
 
 def test_half_a_surrogate_pair_from_a_server_can_be_stored(tmp_path):
@@ -422,7 +479,7 @@ def test_half_a_surrogate_pair_from_a_server_can_be_stored(tmp_path):
 
 FULL = (
     "import resource, sys\n"
-    "sys.path.insert(0, 'tests')\n"
+    "sys.path[:0] = ['tests', 'tests/sampling']\n"
     "from pathlib import Path\n"
     "import test_sampling as t\n"
     "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
@@ -488,5 +545,3 @@ def test_reasoning_that_the_prompt_opened_is_no_answer(
     (row,) = grade_texts([text], {"x": "12"})
     assert row.correct is right
     assert row.response == response  # as it was sampled
-    (again,) = grade_completions([row])
-    assert again.correct is right

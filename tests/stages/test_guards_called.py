@@ -80,9 +80,9 @@ def ask_the_rest(tmp_path, monkeypatch):
     """Planner, placement of servers, precision of a card, doctor."""
     import torch
 
-    from helpers.models.precision import explain_precision
+    from helpers.models.load import explain_precision
     from helpers.planner import find_gpus, plan
-    from helpers.sampling.placement import place_replicas, read_model_shape
+    from helpers.sampling.vllm_serve import place_replicas, read_model_shape
 
     put_cards(tmp_path, monkeypatch, 8)
     recipe = load_recipe("h100x8-published")

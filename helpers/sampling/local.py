@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby, islice
 from typing import Any
@@ -31,7 +32,9 @@ import transformers
 from transformers import (
     DynamicCache,
     GenerationConfig,
+    LogitsProcessor,
     LogitsProcessorList,
+    StoppingCriteria,
     StoppingCriteriaList,
     TemperatureLogitsWarper,
     TopPLogitsWarper,
@@ -40,14 +43,20 @@ from transformers.cache_utils import Cache
 
 from helpers.base import LabError
 from helpers.models import decode_response, free_memory, is_out_of_memory
-from helpers.sampling.decoding import EnoughDone, PickToken, find_end_ids
+from helpers.sampling.engine import (
+    SampledText,
+    SampleRequest,
+    find_end_ids,
+    refuse_long,
+)
 from helpers.sampling.kv_cache import build_cache, measure_room
-from helpers.sampling.protocol import SampledText, SampleRequest
-from helpers.sampling.rows import Row, refuse_long
 
 SEGMENT_TOKENS = 16  # longest segment; bounds the room kept in the cache
 WINDOW_BATCHES = 16  # requests read ahead, in batches, to sort by length
+DONE_FRACTION = 1 / 8  # a segment ends when so many of its rows are done
 ATTENTION = {"full_attention", "sliding_attention"}
+
+Decode = Callable[[Sequence[int]], str]
 
 
 class TransformersEngine:
@@ -328,3 +337,153 @@ def _settings(row: Row) -> tuple[float, float]:
 def _drain(texts: list[SampledText]) -> Iterator[SampledText]:
     while texts:
         yield texts.pop()
+
+
+# --- a response in the making -------------------------------------------
+
+
+@dataclass
+class Row:
+    """One request while it is being answered.
+
+    Args:
+        request: what to draw.
+        prompt_ids: its prompt's tokens.
+        end_ids: the tokens that end a response.
+        decode: turns token ids into text without special tokens.
+    """
+
+    request: SampleRequest
+    prompt_ids: list[int]
+    end_ids: frozenset[int]
+    decode: Decode
+    new_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    uniforms: np.ndarray | None = None
+    stopped_at: int | None = None  # characters before the stop text
+
+    def start(self) -> None:
+        """Forget what was drawn and prepare the row's random numbers."""
+        self.new_ids, self.logprobs, self.stopped_at = [], [], None
+        if self.request.temperature > 0:
+            stream = np.random.default_rng(self.request.seed)
+            self.uniforms = stream.random(self.request.max_new_tokens)
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that may still be drawn."""
+        return self.request.max_new_tokens - len(self.new_ids)
+
+    @property
+    def length(self) -> int:
+        """Tokens so far, prompt included."""
+        return len(self.prompt_ids) + len(self.new_ids)
+
+    @property
+    def longest(self) -> int:
+        """Tokens at the cap, prompt included."""
+        return len(self.prompt_ids) + self.request.max_new_tokens
+
+    @property
+    def ended(self) -> bool:
+        """True after an end token or a stop text."""
+        last = bool(self.new_ids) and self.new_ids[-1] in self.end_ids
+        return last or self.stopped_at is not None
+
+    @property
+    def done(self) -> bool:
+        """True when nothing is left to draw."""
+        return self.ended or self.remaining <= 0
+
+    def extend(self, ids: Sequence[int], logprobs: Sequence[float]) -> None:
+        """Take over a segment's tokens up to the end, a stop or the cap."""
+        for token, value in zip(ids, logprobs, strict=True):
+            if self.done:
+                break
+            self.new_ids.append(token)
+            self.logprobs.append(value)
+        if self.request.stop:
+            self._cut_at_stop()
+
+    def _cut_at_stop(self) -> None:
+        """Drop the tokens behind the one that completes a stop text."""
+        if not self._find_stop(len(self.new_ids)):
+            return
+        # Fewest tokens that show a stop text; more tokens keep showing it.
+        low, high = 1, len(self.new_ids)
+        while low < high:
+            middle = (low + high) // 2
+            if self._find_stop(middle):
+                high = middle
+            else:
+                low = middle + 1
+        self.stopped_at = self._find_stop(low)[0]
+        del self.new_ids[low:], self.logprobs[low:]
+
+    def _find_stop(self, tokens: int) -> list[int]:
+        """Where stop texts begin in the first ``tokens`` tokens, sorted."""
+        text = self.decode(self.new_ids[:tokens])
+        places = (text.find(stop) for stop in self.request.stop)
+        return sorted(place for place in places if place >= 0)
+
+    def finish(self) -> SampledText:
+        """The finished response."""
+        text = self.decode(self.new_ids)
+        wanted = self.request.logprobs
+        return SampledText(
+            request=self.request,
+            response=text[: self.stopped_at],
+            finish_reason="stop" if self.ended else "length",
+            tokens=len(self.new_ids),
+            mean_logprob=sum(self.logprobs) / len(self.logprobs),
+            logprobs=tuple(self.logprobs) if wanted else None,
+        )
+
+
+# --- the two hooks that generate gives us --------------------------------
+
+
+class PickToken(LogitsProcessor):
+    """Choose one token a row and note its log p; the rest becomes -inf.
+
+    ``uniforms`` is ``[rows, steps]``, or None for greedy. ``warpers`` are the
+    library's temperature and top_p.
+    """
+
+    def __init__(self, warpers: LogitsProcessorList, uniforms):
+        self.warpers, self.uniforms = warpers, uniforms
+        self.logprobs: list[torch.Tensor] = []
+
+    def __call__(self, input_ids, scores):
+        if self.uniforms is None:
+            pick = scores.argmax(-1, keepdim=True)
+        else:
+            uniform = self.uniforms[:, len(self.logprobs)]
+            pick = self._invert_cdf(self.warpers(input_ids, scores), uniform)
+        chosen = scores.gather(1, pick).squeeze(1)
+        self.logprobs.append(chosen - scores.logsumexp(-1))
+        return torch.full_like(scores, -torch.inf).scatter_(1, pick, 0.0)
+
+    def _invert_cdf(self, scores, uniform):
+        # Double precision keeps rare tokens of a large vocabulary reachable.
+        exact = torch.float32 if scores.device.type == "mps" else torch.double
+        cdf = scores.softmax(-1).cumsum(-1, dtype=exact)
+        target = uniform.to(exact)[:, None] * cdf[:, -1:]
+        pick = torch.searchsorted(cdf, target, right=True)
+        return pick.clamp_(max=scores.shape[-1] - 1)
+
+
+class EnoughDone(StoppingCriteria):
+    """End the segment for all rows when enough of them are done."""
+
+    def __init__(self, end_ids: torch.Tensor, remaining: torch.Tensor):
+        self.end_ids, self.remaining = end_ids, remaining
+        self.done = torch.zeros_like(remaining, dtype=torch.bool)
+        self.enough = max(1, int(len(remaining) * DONE_FRACTION))
+        self.steps = 0
+
+    def __call__(self, input_ids, scores, **kwargs):
+        self.steps += 1
+        self.done |= torch.isin(input_ids[:, -1], self.end_ids)
+        self.done |= self.remaining <= self.steps
+        return self.done | (self.done.sum() >= self.enough)
