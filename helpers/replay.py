@@ -1,11 +1,15 @@
 """Record a finished run, and take it back: what replay works from.
 
 ``record_run`` packs what a run has made into ``data/measured/<tier>/run``:
-graded completions (gzipped), harvest, adapters, logs, evaluations, metrics,
-the ledger, what the notebooks showed, the tokenizer, and ``record.json`` with
-the SHA-256 of every file. Merged weights are not kept: they are made again
-from the adapter, and replay needs none. Of an adapter, files over ``HEAVY``
-bytes are listed only; such a record serves replay alone.
+completions (samples are gzipped), harvest, adapters, logs, evaluations,
+metrics, the ledger, what the notebooks showed, the tokenizer, and
+``record.json`` with the SHA-256 of every file. Merged weights are not kept:
+they are made again from the adapter, and replay needs none. Of an adapter,
+files over ``HEAVY`` bytes are listed only; such a record serves replay alone.
+
+Each completion of a record has the verdict of the day (``extracted``,
+``correct``). Nobody reads scores from it, since readers grade; it shows when
+a later grader judges differently.
 
 ``take_stage`` copies one recorded stage into a run folder, and checks its
 hashes. What a stage sampled comes with the stamp beside it, which says what
@@ -25,17 +29,20 @@ from pathlib import Path
 from typing import Any
 
 from helpers.base import (
+    Completion,
     LabError,
     Recipe,
     RunDir,
     disk_errors,
     fits,
+    iter_records,
     make_note,
     read_json,
     record_folder,
     stage_file,
     write_json,
 )
+from helpers.grading import grade_completions
 
 INDEX = "record.json"
 VALUES = "values.json"
@@ -164,7 +171,7 @@ def _list_files(run: RunDir, stages: Sequence[str]) -> list[str]:
 
 
 def stamp_name(name: str) -> str:
-    """The stamp beside a samples file, see :mod:`helpers.sampling.sample_store`."""
+    """The stamp beside a samples file: what its lines were drawn from."""
     return Path(name).with_suffix(".inputs.json").as_posix()
 
 
@@ -174,14 +181,28 @@ def is_heavy(file: Path) -> bool:
 
 
 def _pack(source: Path, name: str, target: Path) -> None:
-    """Copy one file; sampled completions are gzipped, the same every time."""
+    """Copy one file; samples are gzipped, the same bytes every time."""
     place = target / name
     place.parent.mkdir(parents=True, exist_ok=True)
-    if not name.startswith("samples/"):
-        shutil.copy2(source / name, place)
-        return
-    data = gzip.compress((source / name).read_bytes(), mtime=0)
-    place.with_name(place.name + PACKED).write_bytes(data)
+    data = (source / name).read_bytes()
+    if name.startswith(("samples/", "eval/")) and name.endswith(".jsonl"):
+        data = add_verdicts(source / name)
+    if name.startswith("samples/"):
+        place = place.with_name(place.name + PACKED)
+        data = gzip.compress(data, mtime=0)
+    place.write_bytes(data)
+
+
+def add_verdicts(path: Path) -> bytes:
+    """The lines of a completions file, each with today's verdict.
+
+    Raises:
+        LabError: a line is damaged or has no reference answer.
+    """
+    fields = {*Completion.model_fields, "extracted", "correct"}
+    rows = grade_completions(iter_records(path, Completion))
+    lines = (row.model_dump_json(include=fields) + "\n" for row in rows)
+    return "".join(lines).encode()
 
 
 def _copy_tokenizer(recipe: Recipe, target: Path) -> None:

@@ -3,23 +3,30 @@
 ``start`` reads the recipe, opens the run folder and makes sure that what the
 notebook needs from earlier ones is there: found in the folder, else taken
 from the recorded run that ships in ``data/measured/<tier>/run`` (said
-aloud), else computed. In mode ``replay`` the notebook's own stages come from
-the record too, so the same cells show a recorded run.
+aloud), else computed. In mode ``replay`` the notebook's own stages and
+values come from the record too, so the same cells show a recorded run.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
+import io
 import json
 import os
+import sys
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from helpers import stages
 from helpers.base import (
     REPO_ROOT,
+    Completion,
     LabError,
     Recipe,
     RunDir,
@@ -31,20 +38,33 @@ from helpers.base import (
     stage_file,
     write_json,
 )
+from helpers.grading import grade_completions
 from helpers.models import SMOL_ID
 from helpers.replay import TOKENIZER, VALUES, take_stage
-from helpers.stages import NEEDS, list_needs
 
 MODES = ("auto", "run", "replay")
 BATCH_VARIABLE = "MATHSLM_BATCH"
+PLAIN_SECONDS = 15.0
+SEEDING = "seeding"  # an experiment that notebook 02 runs like a stage
 
 
 def list_stages(recipe: Recipe) -> list[str]:
     """Every stage that the notebooks of the course make with a recipe."""
-    left_out = set() if recipe.solutions else {"solutions"}
-    if "published" not in recipe.dpo_variants:
-        left_out |= {stage for stage in NEEDS if "dpo-published" in stage}
-    return [stage for stage in NEEDS if stage not in left_out]
+    return [*stages.list_stages(recipe), SEEDING]
+
+
+def list_needs(recipe: Recipe, stage: str) -> tuple[str, ...]:
+    """The stages that a stage goes on from; seeding: those of distill."""
+    return stages.list_needs(recipe, "distill" if stage == SEEDING else stage)
+
+
+def run_stage(run: RunDir, stage: str, **options: Any) -> dict[str, Any]:
+    """Run a stage or the seeding experiment; a finished one is loaded."""
+    if stage == SEEDING:
+        from helpers.experiments.seeding import run_seeding
+
+        return run_seeding(run.recipe, run, **options)
+    return stages.run_stage(run.recipe, run, stage, **options)
 
 
 @dataclass
@@ -52,51 +72,71 @@ class Session:
     """The recipe and the run folder of a notebook."""
 
     recipe: Recipe
-    run: RunDir
+    run_dir: RunDir
     mode: str
+    started: float = field(default_factory=time.perf_counter)
 
-    @property
-    def note(self) -> str | None:
-        """In a replay: when and where what figures show was recorded."""
-        if self.mode != "replay":
-            return None
-        manifest = read_json(record_folder(self.recipe.name) / "manifest.json")
-        return describe_record(manifest)
-
-    def recall(
-        self,
-        name: str,
-        compute: Callable[[], Any],
-        rows: type[BaseModel] | None = None,
-    ) -> Any:
-        """``compute()``; in a replay what the recorded run got from it.
-
-        Both go through JSON, so that a cell sees the same types live and
-        replayed. What is computed is kept in the run's ``values.json``.
+    def run(self, stage: str, **options: Any) -> dict[str, Any]:
+        """The metrics of a stage: computed here, or loaded when finished.
 
         Args:
-            name: unique in the course; the name of a stage stands for its
-                metrics.
-            rows: the value is a list of these records.
+            stage: its full name, e.g. ``"sft"``, ``"merge/sft"``,
+                ``"dpo-published"``, ``"evaluate/base"``, ``"seeding"``.
+            options: of the stage's function, e.g. ``smoke_steps=3``.
 
         Raises:
-            LabError: replay, and the record has no such value.
+            LabError: no such stage, or what the stage itself refuses.
         """
         if self.mode == "replay":
-            value = self._read_recorded(name)
-        else:
-            value = compute()
-            if rows:
-                value = [row.model_dump(mode="json") for row in value]
-            value = self._keep(name, json.loads(json.dumps(value)))
-        return [rows.model_validate(row) for row in value] if rows else value
+            print(f"{stage}: {self.note(stage)}")
+            return self._read_recorded(stage)
+        from helpers.models import free_memory
+
+        free_memory()  # the stage loads a model of its own
+        result = run_stage(self.run_dir, stage, **options)
+        return result if options else self.run_dir.metrics()[stage]
+
+    def recorded(
+        self, name: str, rows: type[BaseModel] | None = None
+    ) -> Callable[[Callable], Callable]:
+        """Decorator: a function whose value the run folder keeps.
+
+        A replay gives the value that the recorded run kept and calls
+        nothing. Both go through JSON, so that a cell sees the same types.
+
+        Args:
+            name: unique in the course; ``{x}`` in it stands for the
+                function's argument x.
+            rows: the value is a list of these records; completions come
+                back graded.
+
+        Raises:
+            LabError: (the function) replay, and the record has no such value.
+        """
+
+        def decorate(compute: Callable) -> Callable:
+            @functools.wraps(compute)
+            def call(*args: Any, **options: Any) -> Any:
+                given = inspect.signature(compute).bind(*args, **options)
+                given.apply_defaults()
+                key = name.format_map(given.arguments)
+                if self.mode == "replay":
+                    value = self._read_recorded(key)
+                else:
+                    value = self._keep(key, compute(*args, **options))
+                return _read_rows(value, rows) if rows else value
+
+            return call
+
+        return decorate
 
     def _keep(self, name: str, value: Any) -> Any:
-        path = self.run.file(VALUES)
-        if name not in self.run.metrics():
-            known = read_json(path) if path.is_file() else {}
-            write_json(path, known | {name: value})
-        return value
+        """Write a value into ``values.json``; returns it as JSON has it."""
+        text = json.dumps(value, default=_dump_row)
+        path = self.run_dir.file(VALUES)
+        known = read_json(path) if path.is_file() else {}
+        write_json(path, known | {name: json.loads(text)})
+        return json.loads(text)
 
     def _read_recorded(self, name: str) -> Any:
         source = record_folder(self.recipe.name)
@@ -111,28 +151,39 @@ class Session:
             fix='set RUN_MODE = "run", or record the run again',
         )
 
-    def load(self, tag: str = "base") -> tuple[Any, Any]:
-        """(model, tokenizer) of a tag; a replay has no model: None.
+    def note(self, *names: str) -> str | None:
+        """Where and when stages were recorded; None: they were made here.
 
-        Args:
-            tag: "base", "sft", "dpo" or "dpo-<variant>".
+        Without names: the same for all that a replay shows.
+        """
+        for stage in names:
+            path = stage_file(self.run_dir.path, stage)
+            if path.is_file() and (note := read_json(path).get("recorded")):
+                return f"recorded on {note['date']}, {note['machine']}"
+        if self.mode != "replay":
+            return None
+        manifest = record_folder(self.recipe.name) / "manifest.json"
+        return describe_record(read_json(manifest))
+
+    def load(self, tag: str = "base") -> tuple[Any, Any]:
+        """(model, tokenizer) of "base", "sft", "dpo" or "dpo-<variant>".
+
+        A replay has no model: what stands for it says so when it is used.
         """
         from helpers.models import load_model, model_path
 
         if self.mode == "replay":
-            return None, self.tokenizer()
-        path = model_path(self.recipe, self.run, tag)
+            return NoModel(), self.tokenizer()
+        path = model_path(self.recipe, self.run_dir, tag)
         return load_model(self.recipe, path)
 
-    def release(self) -> None:
-        """Give back the memory of models that a notebook has dropped.
+    def make_engine(self, model: Any, tokenizer: Any) -> Any:
+        """The sampler around a loaded model, see ``helpers.sampling``."""
+        from helpers.sampling import make_engine
 
-        Before a stage, which loads a model of its own; a replay has none.
-        """
-        if self.mode != "replay":
-            from helpers.models import free_memory
-
-            free_memory()
+        if isinstance(model, NoModel):
+            return model
+        return make_engine(self.recipe, model, tokenizer)
 
     def tokenizer(self) -> Any:
         """The recipe's tokenizer; in a replay the recorded one."""
@@ -143,13 +194,42 @@ class Session:
         model = self.recipe.model
         return load_tokenizer(find_base(self.recipe), model.revision)
 
-    def provenance(self, *stages: str) -> str:
-        """ "live", or where and when the stages were recorded."""
-        for stage in stages:
-            path = stage_file(self.run.path, stage)
-            if path.is_file() and (note := read_json(path).get("recorded")):
-                return f"recorded on {note['date']}, {note['machine']}"
-        return "live"
+    def show_cost(self, *names: str) -> None:
+        """Print this notebook's time and memory, and its stages' times."""
+        import psutil
+
+        took = time.perf_counter() - self.started
+        print(f"wall time of this notebook: {took:.0f} s")
+        seconds = {p["phase"]: p["seconds"] for p in self.run_dir.ledger()}
+        for stage in names:
+            if stage in seconds:
+                print(f"{stage}, when it was made: {seconds[stage]:.0f} s")
+        held = psutil.Process().memory_info().rss / 2**30
+        print(f"memory of this kernel: {held:.1f} GiB")
+
+
+class NoModel:
+    """Stands where a replay has no model."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise LabError(
+            "A replay has no model.",
+            why="it shows what a recorded run computed",
+            fix='set RUN_MODE = "auto" and a new RUN_DIR to compute yourself',
+        )
+
+
+def _dump_row(row: BaseModel) -> dict[str, Any]:
+    return row.model_dump(mode="json")
+
+
+def _read_rows(value: list[dict], rows: type[BaseModel]) -> list[Any]:
+    """Records of plain values; a recorded verdict is not taken over."""
+    found = [rows.model_validate(row) for row in value]
+    return list(grade_completions(found)) if rows is Completion else found
+
+
+# --- start -------------------------------------------------------------------
 
 
 def start(
@@ -159,6 +239,7 @@ def start(
     seed: int | None = None,
     overrides: Sequence[str] = (),
     *,
+    notebook: str = "",
     needs: Sequence[str] = (),
     makes: Sequence[str] = (),
 ) -> Session:
@@ -168,6 +249,7 @@ def start(
         mode: ``auto`` computes ``makes`` here and takes missing ``needs``
             from the record; ``run`` computes everything; ``replay`` takes
             both from the record.
+        notebook: its name; what its last run took is printed.
         needs: stages of earlier notebooks, e.g. ``("distill",)``.
         makes: stages that this notebook computes itself; what they go on
             from is provided too.
@@ -188,10 +270,13 @@ def start(
     path = Path(run_dir)
     if not path.is_absolute():
         path = REPO_ROOT / path
-    calm_progress(recipe)
+    show_calmly(recipe)
     session = Session(recipe, RunDir.open(path, recipe), mode)
     print(f"tier {recipe.name}: {recipe.description}")
     print(f"run folder {run_dir}, mode {mode}, seed {recipe.seed}")
+    timings = session.run_dir.file("notebooks", "timings.json")
+    if timings.is_file() and notebook in read_json(timings):
+        print(f"last run of {notebook}: {read_json(timings)[notebook]:.0f} s")
     if recipe.solutions:
         print(
             "SFT trains on worked solutions here, and the SFT model, not "
@@ -208,20 +293,20 @@ def start(
     return session
 
 
-def _replay(session: Session, stages: Sequence[str]) -> None:
+def _replay(session: Session, names: Sequence[str]) -> None:
     """Take the stages from the record; no model is loaded or made.
 
     Merged models are not recorded: what they go on from is taken instead,
-    and what notebooks saw of them comes through :meth:`Session.recall`.
+    and :meth:`Session.run` gives what was measured on them.
     """
-    recipe, run = session.recipe, session.run
+    recipe, run = session.recipe, session.run_dir
     wanted: list[str] = []
-    for stage in stages:
+    for stage in names:
         merge = stage.startswith("merge/")
         wanted += list_needs(recipe, stage) if merge else [stage]
     for stage in dict.fromkeys(wanted):
-        live = session.provenance(stage) == "live"
-        if live and stage_file(run.path, stage).is_file():
+        record = stage_file(run.path, stage)
+        if record.is_file() and not read_json(record).get("recorded"):
             raise LabError(
                 f"{run.label} holds a '{stage}' of its own.",
                 why="a replay shows the recorded run, never a mixture",
@@ -239,25 +324,6 @@ def _replay(session: Session, stages: Sequence[str]) -> None:
             )
 
 
-def calm_progress(recipe: Recipe) -> None:
-    """Bars that stay readable where nobody watches them move.
-
-    A local model loads in a moment, so the libraries' own bars are switched
-    off. In a batch run (``BATCH_VARIABLE`` is set) a bar becomes one plain
-    line every quarter of a minute and one at the end: a saved notebook
-    would show a widget as "0%" for ever.
-    """
-    local = (REPO_ROOT / recipe.model.id).is_dir()
-    if local or recipe.model.id == SMOL_ID:
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    if os.environ.get(BATCH_VARIABLE):
-        import tqdm.auto
-
-        from helpers.plain_bar import make_plain_bar
-
-        tqdm.auto.tqdm = make_plain_bar()
-
-
 def _provide(session: Session, stage: str, use_record: bool) -> None:
     """Find a stage's output, else copy the record, else compute it.
 
@@ -265,68 +331,70 @@ def _provide(session: Session, stage: str, use_record: bool) -> None:
         LabError: no such stage, or the folder's was made from other inputs.
     """
     earlier_stages = list_needs(session.recipe, stage)
-    if stage_file(session.run.path, stage).is_file():
+    if stage_file(session.run_dir.path, stage).is_file():
         print(f"  {stage}: found in the run folder")
         # What it was made from is compared, so that must be there too.
         for earlier in earlier_stages:
-            if not stage_file(session.run.path, earlier).is_file():
+            if not stage_file(session.run_dir.path, earlier).is_file():
                 _provide(session, earlier, use_record)
-        compute_stage(session.run, stage)
+        run_stage(session.run_dir, stage)
         return
-    if use_record and take_stage(session.run, stage):
+    if use_record and take_stage(session.run_dir, stage):
         print(f"  {stage}: taken from the recorded run")
         return
     for earlier in earlier_stages:
         _provide(session, earlier, use_record)
     print(f"  {stage}: not there yet, computed now")
-    compute_stage(session.run, stage)
+    run_stage(session.run_dir, stage)
 
 
-def compute_stage(run: RunDir, stage: str) -> None:
-    """Run one stage by its name; a finished one is loaded instead."""
-    recipe = run.recipe
-    if stage == "distill":
-        from helpers.stages import run_distill
-
-        run_distill(recipe, run)
-    elif stage == "solutions":
-        from helpers.stages import run_solutions
-
-        run_solutions(recipe, run)
-    elif stage == "seeding":
-        from helpers.experiments.seeding import run_seeding
-
-        run_seeding(recipe, run)
-    elif stage == "sft":
-        from helpers.stages import run_sft
-
-        run_sft(recipe, run)
-    elif stage.startswith("merge/"):
-        from helpers.stages import run_merge
-
-        run_merge(recipe, run, stage.removeprefix("merge/"))
-    elif stage.startswith("dpo"):
-        from helpers.stages import run_dpo
-
-        variant = stage.removeprefix("dpo").removeprefix("-") or None
-        run_dpo(recipe, run, variant=variant)
-    else:
-        _evaluate(run, stage)
+# --- bars and tables ---------------------------------------------------------
 
 
-def _evaluate(run: RunDir, stage: str) -> None:
-    """One line a problem; ``evaluate-t1``: several samples of the main set."""
-    from helpers.stages import run_evaluate
+def show_calmly(recipe: Recipe) -> None:
+    """Tables show whole texts; bars stay readable where nobody watches.
 
-    kind, _, tag = stage.partition("/")
-    if kind == "evaluate":
-        run_evaluate(run.recipe, run, (tag,))
-        return
-    run_evaluate(
-        run.recipe,
-        run,
-        (tag,),
-        benchmarks=[run.recipe.evaluate.main],
-        n=run.recipe.course.samples,
-        temperature=float(kind.removeprefix("evaluate-t")),
-    )
+    A local model loads in a moment, so the libraries' own bars are switched
+    off. In a batch run (``BATCH_VARIABLE`` is set) a bar becomes one plain
+    line every quarter of a minute and one at the end: a saved notebook
+    would show a widget as "0%" for ever.
+    """
+    import pandas as pd
+
+    pd.set_option("display.max_colwidth", None)
+    pd.set_option("display.html.use_mathjax", False)  # LaTeX as written
+    local = (REPO_ROOT / recipe.model.id).is_dir()
+    if local or recipe.model.id == SMOL_ID:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if os.environ.get(BATCH_VARIABLE):
+        import tqdm.auto
+
+        tqdm.auto.tqdm = make_plain_bar()
+
+
+def make_plain_bar() -> type:
+    """A tqdm that prints whole lines to standard output, and few."""
+    from tqdm.std import tqdm
+
+    class PlainBar(tqdm):
+        """One line every ``PLAIN_SECONDS``, and one at the end."""
+
+        def __init__(self, *args: Any, **options: Any):
+            self.shown: float | None = time.monotonic()
+            super().__init__(*args, **{**options, "file": io.StringIO()})
+
+        def display(self, *args: Any, **options: Any) -> bool:
+            """Print the line when it is due or the last one."""
+            last = self.total is not None and self.n >= self.total
+            if last and self.shown is not None:
+                self.shown = None
+            elif self.shown is None or (
+                time.monotonic() - self.shown < PLAIN_SECONDS
+            ):
+                return False
+            else:
+                self.shown = time.monotonic()
+            print(str(self), flush=True, file=sys.stdout)
+            return True
+
+    return PlainBar

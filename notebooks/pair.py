@@ -5,8 +5,9 @@
     python notebooks/pair.py execute    sync, run on tier pocket, write .ipynb
 
 Numbers choose notebooks: ``execute 03`` runs one, ``execute 01 05`` those
-from 01 to 05. ``execute`` works in runs/pocket and loads what is finished
-there; remove that folder first to show a run from the start.
+from 01 to 05. ``execute`` of all puts an earlier runs/pocket aside and starts
+from an empty folder, so that every stage shows its bars and losses; with
+numbers it goes on in runs/pocket and loads what is finished there.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from typing import Any
 import jupytext
 import nbformat
 
+from helpers.base import REPO_ROOT, write_text
 from helpers.course import run_course
-from helpers.base import write_text
-from helpers.base import REPO_ROOT
 
 FOLDER = Path(__file__).resolve().parent
 TIER, RUN_DIR = "pocket", REPO_ROOT / "runs" / "pocket"
@@ -79,6 +79,8 @@ def execute(numbers: list[str]) -> None:
     paths = list_sources([])
     for path in paths:
         sync(path)
+    if not numbers:
+        put_aside(RUN_DIR)
     chosen = numbers or [paths[0].name, paths[-1].name]
     first, last = chosen[0][:2], chosen[-1][:2]
     run_course(TIER, RUN_DIR, first=first, last=last)
@@ -86,6 +88,17 @@ def execute(numbers: list[str]) -> None:
         done = RUN_DIR / "notebooks" / f"{path.stem}.ipynb"
         if first <= path.name[:2] <= last:
             publish(done, FOLDER / done.name)
+
+
+def put_aside(folder: Path) -> None:
+    """Rename a run folder: what it has finished would only be loaded."""
+    if not folder.exists():
+        return
+    number = 1
+    while (to := folder.with_name(f"{folder.name}-{number}")).exists():
+        number += 1
+    folder.rename(to)
+    print(f"{folder.name} is now {to.name}")
 
 
 def publish(done: Path, target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
 
 import pytest
@@ -18,6 +19,7 @@ from helpers.base import (
     write_json,
     write_records,
 )
+from helpers.grading import read_graded
 from helpers.replay import check_record, record_run, take_stage
 from helpers.sampling import open_samples
 from helpers.session import Session
@@ -27,6 +29,34 @@ SHIPPED = sorted(
 )
 
 
+def make_rows(n=40):
+    """Completions, right and wrong in turn."""
+    return [
+        Completion(
+            problem_id=f"p{i}",
+            sample=0,
+            prompt="What is 2 + 2?",
+            response=rf"\boxed{{{4 + i % 2}}}",
+            finish_reason="stop",
+            tokens=6,
+            mean_logprob=-0.5,
+            seed=i,
+            gold="4",
+        )
+        for i in range(n)
+    ]
+
+
+def show_seen(session):
+    """A notebook's value, kept under the name '03 seen'."""
+
+    @session.recorded("03 {what}")
+    def show(what="seen"):
+        return 1, "two"
+
+    return show()
+
+
 @pytest.fixture
 def kept(tmp_path, tiny_recipe, monkeypatch):
     """A finished run: one sampled stage, one merge, one value."""
@@ -34,7 +64,7 @@ def kept(tmp_path, tiny_recipe, monkeypatch):
     run = RunDir.open(tmp_path / "kept", tiny_recipe)
     with run.stage("distill", {"model": "m"}) as stage:
         run.file("samples").mkdir()
-        run.file("samples", "distill.jsonl").write_text("sampled\n" * 99)
+        write_records(run.file("samples", "distill.jsonl"), make_rows())
         run.file("sft.jsonl").write_text("row\n")
         stage["outputs"] = ["samples/distill.jsonl", "sft.jsonl"]
         stage["metrics"] = {"n": 8}
@@ -44,7 +74,7 @@ def kept(tmp_path, tiny_recipe, monkeypatch):
         run.file("sft", "merge_fidelity.json").write_text("{}")
         stage["outputs"] = ["sft/merged", "sft/merge_fidelity.json"]
         stage["metrics"] = {"cosine": 1.0}
-    Session(run.recipe, run, "auto").recall("03 seen", lambda: (1, "two"))
+    show_seen(Session(run.recipe, run, "auto"))
     return run
 
 
@@ -52,7 +82,9 @@ def test_a_record_holds_all_but_the_weights(kept, tmp_path):
     folder = record_run(kept, ["distill", "merge/sft"])
     assert folder == tmp_path / "data" / "measured" / "tiny" / "run"
     packed = (folder / "samples" / "distill.jsonl.gz").read_bytes()
-    assert gzip.decompress(packed).decode() == "sampled\n" * 99
+    lines = gzip.decompress(packed).decode().splitlines()
+    rows = [Completion.model_validate_json(line) for line in lines]
+    assert [row.response for row in rows] == [x.response for x in make_rows()]
     assert (folder / "sft" / "merge_fidelity.json").is_file()
     assert not (folder / "sft" / "merged").exists()
     assert not (folder / "stages" / "merge-sft.json").exists()
@@ -104,8 +136,11 @@ def test_a_stage_comes_back_as_it_was(kept, tmp_path, tiny_recipe):
     record_run(kept, ["distill", "merge/sft"])
     run = RunDir.open(tmp_path / "other", tiny_recipe)
     assert take_stage(run, "distill")
-    for name in ("samples/distill.jsonl", "sft.jsonl"):
-        assert run.file(name).read_bytes() == kept.file(name).read_bytes()
+    name = "sft.jsonl"
+    assert run.file(name).read_bytes() == kept.file(name).read_bytes()
+    name = "samples/distill.jsonl"
+    before, after = (read_graded(x.file(name)) for x in (kept, run))
+    assert after == before
     assert run.metrics() == {"distill": {"n": 8}}
     assert not take_stage(run, "merge/sft"), "weights are not recorded"
 
@@ -133,24 +168,73 @@ def test_missing_and_foreign_files_are_named(kept):
 
 
 def test_values_are_the_same_live_and_replayed(kept, tmp_path, tiny_recipe):
-    session = Session(tiny_recipe, kept, "auto")
-    live = session.recall("03 seen", lambda: (1, "two"))
+    live = show_seen(Session(tiny_recipe, kept, "auto"))
     record_run(kept, ["distill"])
     run = RunDir.open(tmp_path / "other", tiny_recipe)
     replayed = Session(tiny_recipe, run, "replay")
-    fail = lambda: pytest.fail("computed")  # noqa: E731
-    assert replayed.recall("03 seen", fail) == live == [1, "two"]
-    assert replayed.recall("distill", fail) == {"n": 8}
+
+    @replayed.recorded("03 seen")
+    def fail():
+        pytest.fail("computed")
+
+    @replayed.recorded("04 other")
+    def other():
+        pytest.fail("computed")
+
+    assert fail() == live == [1, "two"]
+    assert replayed.run("distill") == {"n": 8}
     with pytest.raises(LabError, match="no value '04 other'"):
-        replayed.recall("04 other", fail)
+        other()
 
 
-def test_completions_are_recalled_as_completions(tmp_path, tiny_recipe):
-    path = DATA_DIR / "measured" / "pocket" / "run" / "eval" / "base"
-    rows = read_records(path / "hard.jsonl", Completion)[:3]
-    run = RunDir.open(tmp_path / "run", tiny_recipe)
-    values = Session(run.recipe, run, "auto")
-    assert values.recall("x", lambda: rows, rows=Completion) == rows
+def test_the_name_of_a_value_holds_the_arguments(kept, tiny_recipe):
+    @Session(tiny_recipe, kept, "auto").recorded("03 {n} x T = {t}")
+    def ask(n, t=1.0):
+        return n * t
+
+    assert (ask(4), ask(1, t=0.0)) == (4.0, 0.0)
+    values = read_json(kept.file(recording.VALUES))
+    assert values["03 4 x T = 1.0"] == 4.0 and values["03 1 x T = 0.0"] == 0.0
+
+
+@pytest.mark.parametrize("verdict", [{}, {"correct": True, "grader": "1.0"}])
+def test_completions_come_back_graded(
+    kept, tmp_path, tiny_recipe, monkeypatch, verdict
+):
+    """By today's grader, whatever verdict a record may hold."""
+    rows = [Completion(**row.model_dump() | verdict) for row in make_rows(4)]
+    computed = Session(tiny_recipe, kept, "auto")
+    live = computed.recorded("x", rows=Completion)(lambda: rows)()
+    record_run(kept, ["distill"])
+    run = RunDir.open(tmp_path / "other", tiny_recipe)
+    replayed = Session(tiny_recipe, run, "replay")
+    again = replayed.recorded("x", rows=Completion)(lambda: None)()
+    assert again == live
+    assert [row.correct for row in live] == [True, False, True, False]
+
+
+def test_a_record_keeps_verdicts_as_a_cross_check(kept, tmp_path):
+    """Whatever the run's file held, the record has the verdict of its day."""
+    path = kept.file("samples", "distill.jsonl")
+    wrong = [Completion(**r.model_dump(), correct=True) for r in make_rows()]
+    plain = record_run(kept, ["distill"], tmp_path / "plain")
+    write_records(path, wrong)
+    told = record_run(kept, ["distill"], tmp_path / "told")
+    packed = [f / "samples" / "distill.jsonl.gz" for f in (plain, told)]
+    assert packed[0].read_bytes() == packed[1].read_bytes()
+    lines = gzip.decompress(packed[0].read_bytes()).decode().splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [x["correct"] for x in found] == [True, False] * 20
+    assert found[1]["extracted"] == "5"
+
+
+@pytest.mark.parametrize("record", SHIPPED, ids=lambda p: p.parent.name)
+def test_recorded_verdicts_are_those_of_todays_grader(record):
+    paths = sorted(record.glob("eval/*/*.jsonl"))
+    assert paths
+    for path in paths:
+        kept = [r.correct for r in read_records(path, Completion)]
+        assert [r.correct for r in read_graded(path)] == kept, path
 
 
 def test_a_replayed_run_is_not_recorded(kept, tmp_path, tiny_recipe):

@@ -5,6 +5,7 @@ from helpers.grading.completions import (
     grade_completions,
     read_graded,
 )
+from helpers.grading.core import judge
 from helpers.grading.exact import parse_number
 from helpers.grading.explain import escape_text
 from helpers.grading.extract import find_answer, last_box, read_answer
@@ -52,6 +53,7 @@ __all__ = [
     "grade_many",
     "grade_response",
     "is_equivalent",
+    "judge",
     "last_box",
     "match_brace",
     "parse_number",

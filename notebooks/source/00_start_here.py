@@ -23,7 +23,7 @@
 #
 # - Python and this repository, or Colab; no account, no key, no GPU
 # - on tier `pocket` no network
-# - the time and memory that this notebook took are printed below, measured
+# - the time and memory that this notebook took are printed at its end
 
 # %% tags=["parameters"]
 TIER: str = "pocket"
@@ -33,47 +33,26 @@ SEED: int = 42
 OVERRIDES: list = []
 
 # %% [markdown]
-# - The cell above holds all that can be set from outside (papermill does),
-#   for example `OVERRIDES = ["data.n_problems=200"]`
-# - The cell below finds the package: in your clone, or in a fresh one in
-#   Colab
-# - Then it opens a **session**: the recipe and the run folder
+# The cell above holds all that can be set from outside (papermill does), for
+# example `OVERRIDES = ["data.n_problems=200"]`. The cell below is the same in
+# every notebook: it finds the package (Colab fetches the repository first)
+# and opens a **session**: the recipe and the run folder.
 
 # %%
-import importlib.util
+import os
 import subprocess
 import sys
-from pathlib import Path
 
-if importlib.util.find_spec("helpers") is None:
-    if "google.colab" in sys.modules and not Path("lab").exists():
-        url = "https://github.com/math-slm-lab/math-slm-lab"
-        subprocess.run(["git", "clone", "-q", url, "lab"], check=True)
-        pip = [sys.executable, "-m", "pip", "install", "-q", "-e", "lab"]
-        subprocess.run(pip, check=True)
-    sys.path.insert(0, "lab" if Path("lab").exists() else "..")
-
+if "google.colab" in sys.modules and not os.path.exists("lab"):
+    url = "https://github.com/math-slm-lab/math-slm-lab"
+    fetch = f"git clone -q {url} lab && pip install -q -e lab"
+    subprocess.run(fetch, shell=True, check=True)
+sys.path += ["lab", ".."]  # the clone: fetched in Colab, or this one
 from helpers.session import start
 
-session = start(TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES)
-recipe, run = session.recipe, session.run
-
-# %% [markdown]
-# - How long it takes: read from this run folder, where the course runner
-#   writes the seconds of each notebook
-
-# %%
-import time
-import pandas as pd
-from IPython.display import Markdown, display
-from helpers.base import read_json
-
-started = time.perf_counter()
-pd.set_option("display.max_colwidth", None)
-timed = run.file("notebooks", "timings.json")
-times = read_json(timed) if timed.is_file() else {}
-last = times.get("00_start_here", "not timed yet")
-print("seconds of the last run:", last)
+session = start(
+    TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES, notebook="00_start_here")
+recipe, run = session.recipe, session.run_dir
 
 # %% [markdown]
 # ## 1. What the course asks
@@ -86,8 +65,7 @@ print("seconds of the last run:", last)
 #   test
 # - Most write-ups have only the first half
 # - The second half decides what the first was worth
-
-# %% [markdown]
+#
 # ### The map
 #
 # - One box is one notebook
@@ -110,6 +88,8 @@ plots.show(plots.plot_course_map(here="00"), alt)
 # The same map as a table:
 
 # %%
+import pandas as pd
+
 steps = pd.DataFrame([
     step._replace(title=f"{step.title} (not in this version)")
     if step.key == "06" else step for step in plots.COURSE_STEPS
@@ -120,13 +100,10 @@ steps.replace("\n", " ", regex=True).set_index("notebook")
 # %% [markdown]
 # - The loop in one line: **sample → grade → keep the right ones → train on
 #   them → merge → measure**
-
-# %% [markdown]
 # - The model that writes the training data is the model that is trained:
 #   this is *self-distillation*
 # - Nobody hands it new knowledge; so what can it gain? Section 6 shows it
-
-# %% [markdown]
+#
 # ## 2. What this machine can do
 #
 # - The **doctor** looks at Python, packages, cores, memory, disk and GPU
@@ -141,7 +118,7 @@ report = run_doctor()
 print(report)
 
 # %% [markdown]
-# - The verdict in one word
+# The verdict in one word.
 
 # %%
 print("the default course runs here:", report.ok)
@@ -151,8 +128,7 @@ print("the default course runs here:", report.ok)
 # - A tier line says *no* with the reason: a GPU that is missing, a number
 #   format that the card lacks
 # - In a shell the same report is `mathslm doctor`
-
-# %% [markdown]
+#
 # ## 3. One course, several tiers
 #
 # - A **tier** is a model, a machine and all settings that go with them
@@ -181,21 +157,17 @@ pd.DataFrame(rows).set_index("tier")
 #   this course
 # - It solves grade-school problems only, but everything around it is the
 #   real thing: the same trainer, the same merge, the same statistics
-
-# %% [markdown]
 # - What you learn about method on `pocket` holds on a large card; what you
 #   measure about accuracy does not
-
-# %% [markdown]
+#
 # ### The plan of this tier
 #
-# - Will it fit, how many steps, how long: arithmetic, before anything is
-#   loaded
-# - In a shell: `mathslm plan --tier pocket`, and the same for every tier
+# Will it fit, how many steps, how long: arithmetic, before anything is
+# loaded. In a shell: `mathslm plan --tier pocket`, and the same for every
+# tier.
 
 # %%
-from helpers.planner import plan
-from helpers.planner import describe_machine, memory_rows
+from helpers.planner import describe_machine, memory_rows, plan
 
 planned = plan(recipe, has_token=True)
 print(describe_machine(planned))
@@ -204,7 +176,7 @@ for name, steps in planned.steps.items():
     print(f"{name}: {trained:,} of {total:,} parameters; {steps.count}")
 
 # %% [markdown]
-# - What each job holds in memory, at most
+# What each job holds in memory, at most.
 
 # %%
 card = planned.workload.card
@@ -232,9 +204,8 @@ columns = ["job", "GiB", "minutes"]
 pd.DataFrame(rows, columns=columns).set_index("job")
 
 # %% [markdown]
-# - Notebook 07 takes the plan apart, up to eight large cards
-
-# %% [markdown]
+# Notebook 07 takes the plan apart, up to eight large cards.
+#
 # ## 4. The recipe, opened
 #
 # - Nothing in a notebook hides a setting
@@ -251,12 +222,11 @@ print(yaml.safe_dump(shown, sort_keys=False))
 # %% [markdown]
 # - `n` samples of each problem at `temperature`: notebook 02 uses them
 # - `harvest` says what is kept of the samples
-
-# %% [markdown]
+#
 # ### Change one value
 #
-# - An override is `section.key=value`
-# - It goes into `OVERRIDES` above, or after `--set` in a shell
+# An override is `section.key=value`. It goes into `OVERRIDES` above, or after
+# `--set` in a shell.
 
 # %%
 cooler = load_recipe(TIER, ["sampling.temperature=0.7"])
@@ -280,8 +250,6 @@ for section in ("sampling", "sft"):
 #
 # - A typing error in a recipe is the cheapest error there is, if it is
 #   refused before anything loads
-
-# %% [markdown]
 # - If it is ignored, it costs a training run
 # - A refusal here says *what*, *why* and *what to do*
 
@@ -317,12 +285,17 @@ print("gold:", problem.answer)
 # - It is loaded once and used for the rest of this notebook
 
 # %%
-from helpers.sampling import make_engine
+model, tokenizer = session.load("base")
+engine = session.make_engine(model, tokenizer)
 
-model, tokenizer = session.load("base")  # a replay has no model
-engine = model and make_engine(recipe, model, tokenizer)
-count, device = session.recall(
-    "00 model", lambda: (model.num_parameters(), str(model.device)))
+
+@session.recorded("00 model")
+def describe_model():
+    """Its size, and where it was loaded."""
+    return model.num_parameters(), str(model.device)
+
+
+count, device = describe_model()
 print(f"{count:,} parameters on {device}, "
       f"{tokenizer.vocab_size:,} tokens in the vocabulary")
 
@@ -347,6 +320,7 @@ print(repr(prompt))
 # - The same prompt gives the same answer each time
 # - A request names everything that decides the answer: prompt, seed,
 #   temperature, cap
+# - `recorded` keeps what a cell computed with the model in the run folder
 # - *Ended by* `stop`: the model wrote its end token; by `length`: it was
 #   cut at the cap
 
@@ -355,21 +329,21 @@ from helpers.base import Completion
 from helpers.sampling import grade_texts, make_requests
 
 
-def ask(problems, n, temperature):
-    """n graded responses to each; every one has a seed of its own."""
+@session.recorded(
+    "00 {few} problems, {n} x T = {temperature}", rows=Completion)
+def ask(few, n, temperature):
+    """n graded responses to each of the first dev problems."""
+    asked = problems[:few]
     requests = make_requests(
-        problems, tokenizer, recipe.data.prompt_template, n=n,
+        asked, tokenizer, recipe.data.prompt_template, n=n,
         run_seed=recipe.seed, temperature=temperature, top_p=1.0,
         max_new_tokens=recipe.sampling.max_new_tokens,
     )
-    golds = {p.id: p.answer for p in problems}
-    return session.recall(  # a replay shows what was recorded
-        f"00 {len(problems)} problems, {n} x T = {temperature}",
-        lambda: grade_texts(list(engine.sample(requests)), golds),
-        rows=Completion)
+    golds = {p.id: p.answer for p in asked}
+    return grade_texts(list(engine.sample(requests)), golds)
 
 
-greedy = ask([problem], 1, 0.0)[0]
+greedy = ask(1, 1, 0.0)[0]
 print(f"seed {greedy.seed}, ended by {greedy.finish_reason}, "
       f"{greedy.tokens} tokens")
 print(greedy.response)
@@ -397,14 +371,13 @@ print(grade_response(greedy.response, problem.answer))
 FEW = 16
 asked = problems[:FEW]
 gold = {p.id: p.answer for p in asked}
-greedy_rows = ask(asked, 1, 0.0)
-rows = ask(asked, 4, 1.0)
+greedy_rows = ask(FEW, 1, 0.0)
+rows = ask(FEW, 4, 1.0)
 print(len(rows), "samples,", sum(r.tokens for r in rows), "tokens")
 
 # %% [markdown]
-# - One row a problem, four samples each
-# - Look for rows with both colours: the model can solve the problem, and it
-#   can fail it
+# One row a problem, four samples each. Look for rows with both colours: the
+# model can solve the problem, and it can fail it.
 
 # %%
 tally = {p.id: {"right": 0, "wrong": 0} for p in asked}
@@ -413,7 +386,7 @@ for row in rows:
 mixed = [name for name, t in tally.items() if t["right"] and t["wrong"]]
 figure = plots.plot_outcomes(
     tally,
-    title="Four samples of each problem", note=session.note,
+    title="Four samples of each problem", note=session.note(),
     decoding="base, temperature 1, "
     f"max_new_tokens {recipe.sampling.max_new_tokens}",
 )
@@ -436,9 +409,10 @@ table.insert(0, "greedy", [
 table
 
 # %% [markdown]
-# - Three shares of the same problems, each with its interval
+# Three shares of the same problems, each with its interval.
 
 # %%
+from IPython.display import Markdown, display
 from helpers.results import proportion
 
 shares = {
@@ -455,16 +429,13 @@ lines = [
 display(Markdown("\n".join(lines)))
 
 # %% [markdown]
-# - The intervals are wide: so few problems prove little
-
-# %% [markdown]
-# - That is why notebook 05 uses hundreds, and compares in pairs
-
-# %% [markdown]
+# The intervals are wide: so few problems prove little. That is why notebook
+# 05 uses hundreds, and compares in pairs.
+#
 # ### The same problem, four times
 #
-# - Below: the first problem whose samples disagree
-# - It is picked *because* they disagree; do not read a rate from it
+# Below: the first problem whose samples disagree. It is picked *because* they
+# disagree; do not read a rate from it.
 
 # %%
 name = (mixed or [asked[0].id])[0]
@@ -483,14 +454,11 @@ for row in sorted(rows, key=lambda row: row.sample):
 #   answer
 # - The model learned all of these from a mixed corpus
 # - Which style it falls into helps to decide whether it is right
-
-# %% [markdown]
 # - Training on its own right samples can make the good styles the usual
 #   ones: this is the whole idea of notebooks 02 and 03
 # - **Honest caveat**: what no sample ever solves is in no training row;
 #   that it stays unsolved is a rule of thumb, not a bound
-
-# %% [markdown]
+#
 # ## 7. The run folder
 #
 # - One run is one folder
@@ -512,20 +480,21 @@ list_folder(run.path)
 # |---|---|---|
 # | `recipe.yaml` | the resolved recipe | the first cell of any notebook |
 # | `manifest.json` | versions, commit, hardware, seed | the same |
-# | `samples/*.jsonl` | every completion, graded | notebook 02 |
+# | `samples/*.jsonl` | every completion; who reads it grades it | notebook 02 |
 # | `sft.jsonl`, `pairs.jsonl` | the harvest, with provenance | notebook 02 |
 # | `sft/`, `dpo/` | adapter, merged model, training log | notebooks 03, 04 |
 # | `eval/<model>/` | one line a problem | notebook 05 |
 # | `metrics.json`, `ledger.json` | measures and time of each stage | each stage |
 # | `report.html` | the result on one page | notebook 05 |
-
-# %% [markdown]
+#
 # ### The manifest
 #
-# - A number without versions and hardware cannot be repeated
-# - So they are written when the folder is made
+# A number without versions and hardware cannot be repeated. So they are
+# written when the folder is made.
 
 # %%
+from helpers.base import read_json
+
 manifest = read_json(run.file("manifest.json"))
 for key in ("created", "recipe", "seed", "processor", "cores"):
     print(f"{key:<10}", manifest[key])
@@ -540,6 +509,7 @@ print("versions  ", manifest["versions"])
 # - The next cells play this in a temporary folder
 
 # %%
+from pathlib import Path
 import tempfile
 
 from helpers.base import RunDir
@@ -553,9 +523,9 @@ with demo.stage("count", inputs) as record:
 print("done with these inputs:", demo.is_done("count", inputs))
 
 # %% [markdown]
-# - The stage recorded its inputs and its output
-# - Ask again with *other* inputs, and it refuses: mixing two experiments in
-#   one folder is how wrong tables are made
+# The stage recorded its inputs and its output. Ask again with *other* inputs,
+# and it refuses: mixing two experiments in one folder is how wrong tables are
+# made.
 
 # %%
 try:
@@ -564,8 +534,8 @@ except LabError as error:
     print(str(error).replace(str(demo.path), "the run folder"))
 
 # %% [markdown]
-# - A kill while a line is being written leaves half a line
-# - Reading drops the torn line and says so; the lines before it are safe
+# A kill while a line is being written leaves half a line. Reading drops the
+# torn line and says so; the lines before it are safe.
 
 # %%
 import warnings
@@ -594,7 +564,7 @@ except LabError as error:
     print(str(error).replace(str(run.path), RUN_DIR))
 
 # %% [markdown]
-# - The temporary folder has served
+# The temporary folder has served.
 
 # %%
 import shutil
@@ -604,16 +574,10 @@ shutil.rmtree(folder)
 # %% [markdown]
 # ## 8. What it took
 #
-# - Measured in this kernel, on the machine in the manifest
+# Measured in this kernel, on the machine in the manifest.
 
 # %%
-import psutil
-
-took = time.perf_counter() - started
-held = psutil.Process().memory_info().rss / 2**30
-display(Markdown(
-    f"- wall time: {took:.0f} s\n- memory of this kernel: {held:.1f} GiB"
-))
+session.show_cost()
 
 # %% [markdown]
 # ## Exercises
@@ -627,8 +591,7 @@ display(Markdown(
 # 3. **Open.** Find a problem that greedy decoding solves and sampling mostly
 #    fails, and one the other way round. Look at the texts: what decides? How
 #    would you test your guess on problems that you have not looked at?
-
-# %% [markdown]
+#
 # ## Recap
 #
 # - **tier**: a model, a machine and their settings
@@ -642,4 +605,3 @@ display(Markdown(
 # `recipe.yaml` and `manifest.json`.
 #
 # **Next:** [01 · Grading](01_grading.ipynb) – is this answer right?
-

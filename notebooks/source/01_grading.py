@@ -24,7 +24,7 @@
 #
 # - notebook 00 read once; nothing from it on disk
 # - a CPU; the base model is used in the last part only
-# - the time and memory that this notebook took are printed below, measured
+# - the time and memory that this notebook took are printed at its end
 
 # %% tags=["parameters"]
 TIER: str = "pocket"
@@ -34,44 +34,24 @@ SEED: int = 42
 OVERRIDES: list = []
 
 # %% [markdown]
-# - Setup, the same in every notebook: find the package, open the session
+# Setup, the same in every notebook: find the package (Colab fetches the
+# repository first), open the **session**: the recipe and the run folder.
 
 # %%
-import importlib.util
+import os
 import subprocess
 import sys
-from pathlib import Path
 
-if importlib.util.find_spec("helpers") is None:
-    if "google.colab" in sys.modules and not Path("lab").exists():
-        url = "https://github.com/math-slm-lab/math-slm-lab"
-        subprocess.run(["git", "clone", "-q", url, "lab"], check=True)
-        pip = [sys.executable, "-m", "pip", "install", "-q", "-e", "lab"]
-        subprocess.run(pip, check=True)
-    sys.path.insert(0, "lab" if Path("lab").exists() else "..")
-
+if "google.colab" in sys.modules and not os.path.exists("lab"):
+    url = "https://github.com/math-slm-lab/math-slm-lab"
+    fetch = f"git clone -q {url} lab && pip install -q -e lab"
+    subprocess.run(fetch, shell=True, check=True)
+sys.path += ["lab", ".."]  # the clone: fetched in Colab, or this one
 from helpers.session import start
 
-session = start(TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES)
-recipe, run = session.recipe, session.run
-
-# %% [markdown]
-# - How long it takes: read from this run folder, where the course runner
-#   writes the seconds of each notebook
-
-# %%
-import time
-import pandas as pd
-from IPython.display import Markdown, display
-from helpers.base import read_json
-
-started = time.perf_counter()
-pd.set_option("display.max_colwidth", None)
-pd.set_option("display.html.use_mathjax", False)  # show LaTeX as written
-timed = run.file("notebooks", "timings.json")
-times = read_json(timed) if timed.is_file() else {}
-last = times.get("01_grading", "not timed yet")
-print("seconds of the last run:", last)
+session = start(
+    TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES, notebook="01_grading")
+recipe, run = session.recipe, session.run_dir
 
 # %% [markdown]
 # ## 1. One function, used four times
@@ -85,11 +65,8 @@ print("seconds of the last run:", last)
 #
 # - If these four use different graders, the scores mean different things
 # - So the course has one: `helpers.grading`
-
-# %% [markdown]
 # - Before we use it, we build our own, and watch it fail
-
-# %% [markdown]
+#
 # ### The cases
 #
 # - Each case is a response, the **gold** answer, and what a careful person
@@ -119,12 +96,14 @@ CASES = [  # response, gold, should it be accepted?
     (r"\boxed{}", "57", False),
 ]
 
-
 # %% [markdown]
-# - One function runs any grader over all cases and shows the rows that it
-#   got wrong
+# One function runs any grader over all cases and shows the rows that it got
+# wrong.
 
 # %%
+import pandas as pd
+
+
 def try_grader(grader):
     """Run a grader on all cases; show what it got wrong."""
     table = pd.DataFrame(CASES, columns=["response", "gold", "should"])
@@ -133,14 +112,13 @@ def try_grader(grader):
     print(f"{len(table) - len(wrong)} of {len(table)} cases as they should")
     return wrong.set_index("response")
 
-
 # %% [markdown]
 # ## 2. A grader in steps
 #
 # ### Step 1: compare strings
 #
-# - The simplest grader there is
-# - It is never fooled, and it accepts almost nothing
+# The simplest grader there is. It is never fooled, and it accepts almost
+# nothing.
 
 # %%
 def grade_string(response, gold):
@@ -153,12 +131,11 @@ try_grader(grade_string)
 # - Every row above is a **false reject**: right, but refused
 # - A response is a text that *contains* an answer
 # - So the answer must be found first
-
-# %% [markdown]
+#
 # ### Step 2: find the box
 #
-# - Models are asked to write `\boxed{…}` around the answer
-# - A regular expression finds it in one line
+# Models are asked to write `\boxed{…}` around the answer. A regular
+# expression finds it in one line.
 
 # %%
 import re
@@ -176,19 +153,16 @@ def grade_box(response, gold):
 try_grader(grade_box)
 
 # %% [markdown]
-# - Better, but look at the fraction: the expression stops at the first `}`
+# Better, but look at the fraction: the expression stops at the first `}`.
 
 # %%
 print(find_box(r"\boxed{\frac{1}{2}}"))
 
 # %% [markdown]
-# - Braces nest, and regular expressions cannot count
-
-# %% [markdown]
-# - And one row is now a **false accept**: a box inside thinking that never
-#   ended was taken as the answer
-
-# %% [markdown]
+# Braces nest, and regular expressions cannot count. And one row is now a
+# **false accept**: a box inside thinking that never ended was taken as the
+# answer.
+#
 # ### Step 3: one spelling
 #
 # - `1,234` and `1234`, `57.0` and `57`: same number, other spelling
@@ -221,11 +195,8 @@ try_grader(grade_spelling)
 # - The fraction and the thousands are right now
 # - But deleting commas and brackets turned the point `(1,2)` into the number
 #   twelve
-
-# %% [markdown]
 # - **A rule that deletes what separates makes false accepts**
-
-# %% [markdown]
+#
 # ### Step 4: compare numbers
 #
 # - `0.5` and `\frac{1}{2}` are one number
@@ -259,15 +230,12 @@ try_grader(grade_number)
 # %% [markdown]
 # - Fractions and decimals agree now
 # - The tolerance accepts `0.333` for a third: the next false accept
-
-# %% [markdown]
 # - Roots and sums are still out of reach: they need algebra
-
-# %% [markdown]
+#
 # ### Step 5: the package
 #
-# - The steps are the same; each is used only when the one before could not
-#   decide
+# The steps are the same; each is used only when the one before could not
+# decide.
 #
 # | step | decides |
 # |---|---|
@@ -275,8 +243,8 @@ try_grader(grade_number)
 # | clean, compare strings | most answers |
 # | exact numbers, no tolerance | fractions, decimals, percent |
 # | words, then formulas read by the package itself | names, roots, intervals |
-# | hazard guard | what must never reach the algebra |
-# | algebra (math-verify) in another process, with a deadline | the rest |
+# | bounds on the work | what must never be computed |
+# | algebra, within these bounds | the rest |
 
 # %%
 from helpers.grading import grade_response
@@ -292,21 +260,19 @@ try_grader(grade_package)
 # - An empty table: every case as it should
 # - That proves little, since we chose the cases; sections 5, 8 and 9 test
 #   more
-
-# %% [markdown]
 # - This is the function that decides, as it stands in the package
 
 # %%
 import inspect
 
-from helpers.grading import core
+from helpers.grading import judge
 
-print(inspect.getsource(core.judge))
+print(inspect.getsource(judge))
 
 # %% [markdown]
 # ### The five graders in one picture
 #
-# - Green: as it should; the other two are different kinds of wrong
+# Green: as it should; the other two are different kinds of wrong.
 
 # %%
 from helpers.results import plots
@@ -326,7 +292,7 @@ for name, grader in graders.items():
     }
 
 # %% [markdown]
-# - Look at the two kinds of wrong: they do not shrink together
+# Look at the two kinds of wrong: they do not shrink together.
 
 # %%
 figure = plots.plot_outcomes(
@@ -372,7 +338,7 @@ TEXTS = [
 ]
 
 # %% [markdown]
-# - `find_answer` gives the answer and how it was found
+# `find_answer` gives the answer and how it was found.
 
 # %%
 from helpers.grading import find_answer
@@ -384,12 +350,9 @@ table.fillna("none").set_index("response")
 # %% [markdown]
 # - Look at "after 3 steps": the last resort took the wrong number
 # - A response that does not mark its answer is a gamble, whoever grades it
-
-# %% [markdown]
 # - So a model that learns to mark its answer scores higher, without one
 #   calculation more being right: remember this in notebook 05
-
-# %% [markdown]
+#
 # ## 4. Every verdict has a reason
 #
 # - `Grade` has three parts: `correct`, `extracted`, `reason`
@@ -419,8 +382,7 @@ pd.DataFrame(steps).set_index("part")
 # %% [markdown]
 # - *none* and *no*: this step did not decide, so the next one was asked
 # - The last line is the grade that everybody else sees
-
-# %% [markdown]
+#
 # ### The rules are written down
 #
 # - Reasonable people disagree about some classes: units, percent, order
@@ -460,7 +422,7 @@ for bench in recipe.evaluate.benchmarks:
     rows.append((bench.name, bench.role, itself, constant, len(golds)))
 
 # %% [markdown]
-# - Both counts, each with its interval
+# Both counts, each with its interval.
 
 # %%
 table = pd.DataFrame([
@@ -470,7 +432,7 @@ table = pd.DataFrame([
 table.set_index("benchmark")
 
 # %% [markdown]
-# - A grader that breaks one of them is not used, whatever else it can
+# A grader that breaks one of them is not used, whatever else it can.
 
 # %%
 perfect = all(i == n and c == 0 for _, _, i, c, n in rows)
@@ -480,14 +442,11 @@ print("both invariants hold on every benchmark:", perfect)
 # - Read the intervals: even a perfect count leaves a doubt, and the doubt
 #   is larger on the small benchmark
 # - An interval of this kind (Wilson) stands beside every score of the course
-
-# %% [markdown]
 # - The role column says which published benchmark each one plays
-
-# %% [markdown]
+#
 # ### The same test on our own graders
 #
-# - Which of the five pass on the main benchmark?
+# Which of the five pass on the main benchmark?
 
 # %%
 main = next(b for b in recipe.evaluate.benchmarks
@@ -503,62 +462,30 @@ for name, grader in graders.items():
 # - Most of them pass, since these answers are plain whole numbers
 # - **Invariants are necessary, not sufficient**: on fractions and roots the
 #   same graders fail, as section 2 showed
-
-# %% [markdown]
+#
 # ## 6. The answer that never ends
 #
-# - A model may write anything, also `\boxed{9^{9^{9}}}`
-# - Algebra tries to compute it, and your run stands still
-# - First line of defence: a guard that sees a tower of powers in the text
+# A model may write anything, also `\boxed{9^{9^{9}}}`. Algebra tries to
+# compute it, and your run stands still. So the package bounds the *work*:
+# it counts digits, operations and the size of a formula, and what would
+# exceed the bound is refused with a reason of its own.
 
 # %%
-clock = time.perf_counter()
-print(grade_response(r"\boxed{9^{9^{9}}}", "1"))
-print(f"after {time.perf_counter() - clock:.3f} s")
+import time
+
+for answer in ("9^{9^{9}}", "(10^9)!", "2^{100000000}"):
+    clock = time.perf_counter()
+    grade = grade_response(rf"\boxed{{{answer}}}", "1")
+    took = time.perf_counter() - clock
+    print(f"{answer:<14} {took:.3f} s  {grade.correct}: {grade.reason}")
 
 # %% [markdown]
-# - A guard knows only what somebody thought of
-# - Second line: algebra runs in **another process**, and we hold the clock
-# - The library's own limits are off there, as this source shows
-
-# %%
-from helpers.grading import symbolic
-
-print(inspect.getsource(symbolic.parse_boxed))
-
-# %% [markdown]
-# - First a harmless question, to see that the process works
-
-# %%
-from helpers.grading import get_pool
-
-pool = get_pool()
-print("verdict:", pool.ask("x+1", "1+x", deadline_s=30.0))
-before = pool.pids()
-print("processes:", len(before))
-
-# %% [markdown]
-# - Now we go around the guard on purpose and hand the tower to algebra
-
-# %%
-clock = time.perf_counter()
-print("verdict:", pool.ask("1", "9^{9^{9}}", deadline_s=1.0))
-print(f"after {time.perf_counter() - clock:.1f} s")
-print("killed:", len(set(before) - set(pool.pids())))
-
-# %% [markdown]
-# - The verdict is *deadline*: no answer, so not correct
-# - The process did not give up by itself; it was killed
-# - The next question goes to a fresh one, and nothing else was lost
-
-# %%
-print("next question:", pool.ask("x+1", "1+x", deadline_s=30.0))
-
-# %% [markdown]
-# ### Why not the library's own time limit?
+# ### Why not a time limit?
 #
-# - It uses a signal, which works only in the main thread of a Unix process
-# - Called from a thread, it raises an error
+# A clock gives the same answer another verdict when the machine is busy; a
+# count does not. And the clock of the library math-verify is a signal, which
+# works only in the main thread of a Unix process. Called from a thread, it
+# raises an error:
 
 # %%
 from concurrent.futures import ThreadPoolExecutor
@@ -570,21 +497,14 @@ with ThreadPoolExecutor(1) as thread:
 print(repr(parsed.exception())[:150], "…")
 
 # %% [markdown]
-# - A careless `except` around it turns that error into "wrong", for every
-#   answer
-# - The advice in the message, no limit at all, brings the hang back
-
-# %% [markdown]
-# - Our deadline from the same kind of thread: the tower again
+# A careless `except` around it turns that error into "wrong", for every
+# answer. The advice in the message, no limit at all, brings the hang back.
+# Our grader from the same kind of thread:
 
 # %%
 with ThreadPoolExecutor(1) as thread:
-    asked = thread.submit(pool.ask, "1", "9^{9^{9}}", 1.0)
-print("verdict:", asked.result())
-
-# %% [markdown]
-# - A process of our own behaves the same in Jupyter, in a thread and on
-#   Windows
+    asked = thread.submit(grade_response, r"\boxed{1+x}", "x+1")
+print(asked.result())
 
 # %% [markdown]
 # ## 7. Text from a model is untrusted
@@ -602,16 +522,15 @@ HOSTILE = [
 for response in HOSTILE:
     grade = grade_response(response, "1")
     print(grade.correct, "|", grade.reason)
-print("file made:", Path("hacked").exists())
+print("file made:", os.path.exists("hacked"))
 
 # %% [markdown]
-# - Whatever breaks the grader gets no reward, and no exception either
-# - One bad response must not end a harvest of thousands
-
-# %% [markdown]
+# Whatever breaks the grader gets no reward, and no exception either. One bad
+# response must not end a harvest of thousands.
+#
 # ## 8. Measured against other graders
 #
-# - Many projects have a grader; they disagree with each other
+# Many projects have a grader; they disagree with each other.
 #
 # | grader | what it does |
 # |---|---|
@@ -621,14 +540,12 @@ print("file made:", Path("hacked").exists())
 # | TRL accuracy_reward | the reward function of the library TRL |
 # | the same, gold between dollars | so that it can read a bare gold |
 # | lm-eval minerva_math | from an evaluation harness; optional here |
-
-# %% [markdown]
+#
 # ### The suite
 #
-# - The cases in `tests/grading_cases.jsonl`: a response, a gold answer, a
-#   label, and the rule that decides the label
-# - Written for this grader, by kind, and hard on purpose; many pin down one
-#   rule of ours each
+# The cases in `tests/grading_cases.jsonl`: a response, a gold answer, a
+# label, and the rule that decides the label. Written for this grader, by
+# kind, and hard on purpose; many pin down one rule of ours each.
 
 # %%
 from tools import peer_record, peers
@@ -640,7 +557,7 @@ print(len(suite), "cases,", sum(c.label for c in suite), "to be accepted")
 kinds.value_counts().head(10).to_frame()
 
 # %% [markdown]
-# - Three of them, drawn by chance
+# Three of them, drawn by chance.
 
 # %%
 import random
@@ -652,8 +569,8 @@ pd.DataFrame(rows)[["response", "gold", "label", "rule"]]
 # %% [markdown]
 # ### A small sample, live
 #
-# - A few of the cases, without the kinds made to hang or to break in
-# - Each grader runs in a process of its own, with a deadline
+# A few of the cases, without the kinds made to hang or to break in. Each
+# grader runs in a process of its own, with a deadline.
 
 # %%
 RISKY = {"bomb", "injection", "malformed"}
@@ -663,20 +580,17 @@ pairs = [(case.response, case.gold) for case in sample]
 print("can run here:", ", ".join(peer_record.list_graders()))
 
 # %% [markdown]
-# - The verdicts become letters: 1 accepted, 0 refused, t past the deadline
+# The verdicts become letters: 1 accepted, 0 refused, t past the deadline.
 
 # %%
-from helpers.grading import shut_down
-
 live = {}
 for name in peer_record.list_graders():
     found = peers.run_peer(name, pairs, deadline_s=5.0)
     letters = map(peer_record.name_letter, found)
     live[name] = {c.id: x for c, x in zip(sample, letters, strict=True)}
-shut_down()
 
 # %% [markdown]
-# - Two of the small graders from section 2 take part
+# Two of the small graders from section 2 take part.
 
 # %%
 for name in ("3 spelling", "4 numbers"):
@@ -684,10 +598,9 @@ for name in ("3 spelling", "4 numbers"):
     live[name] = {c.id: "01"[says(*p)] for c, p in zip(sample, pairs)}
 
 # %% [markdown]
-# - False accepts are counted among the answers that are wrong, false
-#   rejects among those that are right
-# - A case past the deadline, or one that a grader declines, counts as
-#   refused
+# False accepts are counted among the answers that are wrong, false rejects
+# among those that are right. A case past the deadline, or one that a grader
+# declines, counts as refused.
 
 # %%
 COLUMNS = ["grader", "agrees with the label", "false accepts",
@@ -707,10 +620,9 @@ def tabulate_scores(verdicts):
 tabulate_scores(live)
 
 # %% [markdown]
-# - Read the intervals first: with so few cases they are wide
-# - Where two of them overlap much, this sample cannot rank the graders
-
-# %% [markdown]
+# Read the intervals first: with so few cases they are wide. Where two of them
+# overlap much, this sample cannot rank the graders.
+#
 # ### The whole suite, recorded
 #
 # - All cases take a long time, since several graders wait for each bomb
@@ -727,7 +639,7 @@ versions = pd.DataFrame(record.manifest["graders"]).T
 versions.dropna(how="all").fillna("")
 
 # %% [markdown]
-# - The two kinds of wrong, for each grader
+# The two kinds of wrong, for each grader.
 
 # %%
 scores = {
@@ -744,7 +656,7 @@ outcomes = {  # a dollar would start a formula in the figure
 }
 
 # %% [markdown]
-# - Who errs by refusing, and who by accepting?
+# Who errs by refusing, and who by accepting?
 
 # %%
 judged = len(record.verdicts[peers.OURS])
@@ -766,14 +678,13 @@ plots.show(figure, (
 tabulate_scores(record.verdicts)
 
 # %% [markdown]
-# - Some libraries stand in two lines: **how** a grader is called can
-#   matter as much as which one it is
-
-# %% [markdown]
+# Some libraries stand in two lines: **how** a grader is called can matter as
+# much as which one it is.
+#
 # ### Ours against the best of the others
 #
-# - Both judged the same cases, so the test is **paired**: what counts are
-#   the cases that only one of them judged as the label says
+# Both judged the same cases, so the test is **paired**: what counts are the
+# cases that only one of them judged as the label says.
 
 # %%
 right = {
@@ -785,7 +696,7 @@ best = max(others, key=lambda name: sum(right[name].values()))
 print("the best of the others:", best)
 
 # %% [markdown]
-# - The four counts as tiles
+# The four counts as tiles.
 
 # %%
 from helpers.results import compare, format_p
@@ -818,7 +729,7 @@ pd.DataFrame(
 # %% [markdown]
 # ### Where the best of the others differs
 #
-# - By kind, those with the most differences first
+# By kind, those with the most differences first.
 
 # %%
 missed = [c for c in suite if right[best].get(c.id) is False]
@@ -830,7 +741,7 @@ order = by_kind.drop(columns="cases").sum(axis=1).sort_values()
 by_kind.loc[order.index[:-9:-1]]
 
 # %% [markdown]
-# - Some of each kind of error, drawn by chance
+# Some of each kind of error, drawn by chance.
 
 # %%
 rows = []
@@ -852,12 +763,11 @@ pd.DataFrame(rows, columns=columns).set_index("the peer's error")
 # - Cases are chosen, not sampled: the intervals and p say how much the
 #   *number* of cases can carry, not how the graders do on your responses
 # - Plain responses are another matter: section 9 lets a peer grade some
-
-# %% [markdown]
+#
 # ### The same from a shell, for any file
 #
-# - One JSON object a line, with `response` and `gold`; with `label` and
-#   `kind` the grader itself is measured
+# One JSON object a line, with `response` and `gold`; with `label` and `kind`
+# the grader itself is measured.
 #
 # ```bash
 # mathslm grade FILE.jsonl
@@ -867,14 +777,13 @@ pd.DataFrame(rows, columns=columns).set_index("the peer's error")
 # %%
 import json
 
-from helpers.base import write_text
-from helpers.base import REPO_ROOT
+from helpers.base import REPO_ROOT, write_text
 
 path = run.file("notebooks", "grading_sample.jsonl").resolve()
 write_text(path, "".join(json.dumps(c.data) + "\n" for c in sample))
 
 # %% [markdown]
-# - The live sample again, now from its file
+# The live sample again, now from its file.
 
 # %%
 command = [sys.executable, "-m", "helpers", "grade", str(path)]
@@ -891,16 +800,14 @@ print(done.stdout or done.stderr)
 # - First look at the number, then at what the failures are
 
 # %%
-from helpers.sampling import make_engine
-
-model, tokenizer = session.load("base")  # a replay has no model
-engine = model and make_engine(recipe, model, tokenizer)
+model, tokenizer = session.load("base")
+engine = session.make_engine(model, tokenizer)
 asked = load_problems(recipe.data.dev)[:120]
 gold = {p.id: p.answer for p in asked}
 print(len(asked), "dev problems")
 
 # %% [markdown]
-# - One response to each problem, in two ways of decoding
+# One response to each problem, in two ways of decoding.
 
 # %%
 from tqdm.auto import tqdm
@@ -909,7 +816,8 @@ from helpers.base import Completion
 from helpers.sampling import grade_texts, make_requests
 
 
-def ask_and_grade(temperature, name):
+@session.recorded("01 {name}", rows=Completion)
+def ask_and_grade(name, temperature):
     """One graded response to each problem, under a progress bar."""
     requests = make_requests(
         asked, tokenizer, recipe.data.prompt_template, n=1,
@@ -921,17 +829,14 @@ def ask_and_grade(temperature, name):
 
 
 WAYS = {"greedy": 0.0, "temperature 1": 1.0}
-results = {
-    way: session.recall(
-        f"01 {way}", lambda way=way, t=t: ask_and_grade(t, way),
-        rows=Completion)
-    for way, t in WAYS.items()
-}
+results = {way: ask_and_grade(way, t) for way, t in WAYS.items()}
 
 # %% [markdown]
-# - The scores, before any look at the reasons
+# The scores, before any look at the reasons.
 
 # %%
+from IPython.display import Markdown, display
+
 lines = []
 for way, rows in results.items():
     score = proportion(sum(r.correct for r in rows), len(rows))
@@ -963,13 +868,13 @@ outcomes = {
 }
 
 # %% [markdown]
-# - The same responses, sorted by what went wrong
+# The same responses, sorted by what went wrong.
 
 # %%
 figure = plots.plot_outcomes(
     outcomes,
     title="Base model: right, and how the rest went wrong",
-    note=session.note,
+    note=session.note(),
     decoding=f"{len(asked)} dev problems, max_new_tokens "
     f"{recipe.sampling.max_new_tokens}",
 )
@@ -988,8 +893,8 @@ pd.DataFrame(outcomes).T
 # %% [markdown]
 # ### Marked or guessed?
 #
-# - How was each answer found, and how often is it then right?
-# - The last resort is where a right calculation can get lost
+# How was each answer found, and how often is it then right? The last resort
+# is where a right calculation can get lost.
 
 # %%
 found = pd.DataFrame([
@@ -1004,7 +909,7 @@ score.to_frame()
 # %% [markdown]
 # ### Would another grader have said the same?
 #
-# - math-verify, called as it works best, on the same responses
+# math-verify, called as it works best, on the same responses.
 
 # %%
 answered = [row for rows in results.values() for row in rows]
@@ -1015,7 +920,7 @@ same = [v.correct == r.correct for v, r in zip(said, answered)]
 print("the same verdict:", proportion(sum(same), len(same)))
 
 # %% [markdown]
-# - Where they differ, if anywhere, read the response: who is right?
+# Where they differ, if anywhere, read the response: who is right?
 
 # %%
 differing = [r for r, agree in zip(answered, same) if not agree]
@@ -1027,8 +932,8 @@ pd.DataFrame(rows, columns=columns).set_index("gold")
 # %% [markdown]
 # ### Failures, in full
 #
-# - A score hides what happened; always read some responses
-# - One of each kind that occurred
+# A score hides what happened; always read some responses. One of each kind
+# that occurred.
 
 # %%
 shown = set()
@@ -1047,8 +952,6 @@ for row in results["temperature 1"]:
 # - A **false accept** puts a wrong text into the training data, with our
 #   stamp on it
 # - As a reward it is worse: the model finds the hole and digs
-
-# %% [markdown]
 # - Suppose a grader errs equally often in both directions; what does the
 #   harvest look like?
 
@@ -1067,11 +970,8 @@ pd.DataFrame(rows, columns=columns).set_index("errs in")
 # - What is lost can be sampled again; what is spoilt stays
 # - The weaker the model, the larger the spoilt share: wrong samples are
 #   many, so a small error on them is a large number
-
-# %% [markdown]
 # - So: **in doubt, refuse**
-
-# %% [markdown]
+#
 # ## 11. The honest caveat
 #
 # - A right final number does not prove a right solution: two errors can
@@ -1081,14 +981,7 @@ pd.DataFrame(rows, columns=columns).set_index("errs in")
 #   compare, so its version goes into the record
 
 # %%
-import psutil
-
-shut_down()
-took = time.perf_counter() - started
-held = psutil.Process().memory_info().rss / 2**30
-display(Markdown(
-    f"- wall time: {took:.0f} s\n- memory of this kernel: {held:.1f} GiB"
-))
+session.show_cost()
 
 # %% [markdown]
 # ## Exercises
@@ -1102,8 +995,7 @@ display(Markdown(
 # 3. **Open.** How large is the false-reject rate on *real* responses? Design
 #    a check that needs you to read as few responses as possible, do it, and
 #    give the rate with its interval.
-
-# %% [markdown]
+#
 # ## Recap
 #
 # - **gold**: the reference answer
@@ -1111,7 +1003,7 @@ display(Markdown(
 # - **false accept / false reject**: wrong called right / right called wrong
 # - **last resort**: the last number, when nothing is marked
 # - **invariant**: what must hold for every input, whatever the grader does
-# - **deadline**: the clock that we hold, not the library
+# - **bounded work**: counts that stop a bomb, the same on every machine
 # - **labelled suite**: cases whose verdict is known, with the rule behind it
 # - **paired test**: two graders on the same cases; only the cases on which
 #   they differ count
@@ -1121,4 +1013,3 @@ display(Markdown(
 #
 # **Next:** [02 · Self-distillation](02_self_distillation.ipynb) – the model
 # writes its own training data, and the grader chooses.
-

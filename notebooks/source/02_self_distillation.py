@@ -23,7 +23,7 @@
 #
 # - the grader of notebook 01; nothing from it on disk
 # - a CPU on tier `pocket`; the recipes of the other tiers name their cards
-# - the time and memory that this notebook took are printed below, measured
+# - the time and memory that this notebook took are printed at its end
 
 # %% tags=["parameters"]
 TIER: str = "pocket"
@@ -33,49 +33,28 @@ SEED: int = 42
 OVERRIDES: list = []
 
 # %% [markdown]
-# - Setup, the same in every notebook: find the package, open the session
-# - This notebook makes the stages `distill` and `seeding`; with `RUN_MODE =
-#   "replay"` recorded ones are shown instead
+# Setup, the same in every notebook: find the package (Colab fetches the
+# repository first), open the **session**: the recipe and the run folder. This
+# notebook makes the stages `distill` and `seeding`; with `RUN_MODE =
+# "replay"` recorded ones are shown instead.
 
 # %%
-import importlib.util
+import os
 import subprocess
 import sys
-from pathlib import Path
 
-if importlib.util.find_spec("helpers") is None:
-    if "google.colab" in sys.modules and not Path("lab").exists():
-        url = "https://github.com/math-slm-lab/math-slm-lab"
-        subprocess.run(["git", "clone", "-q", url, "lab"], check=True)
-        pip = [sys.executable, "-m", "pip", "install", "-q", "-e", "lab"]
-        subprocess.run(pip, check=True)
-    sys.path.insert(0, "lab" if Path("lab").exists() else "..")
-
+if "google.colab" in sys.modules and not os.path.exists("lab"):
+    url = "https://github.com/math-slm-lab/math-slm-lab"
+    fetch = f"git clone -q {url} lab && pip install -q -e lab"
+    subprocess.run(fetch, shell=True, check=True)
+sys.path += ["lab", ".."]  # the clone: fetched in Colab, or this one
 from helpers.session import start
 
 session = start(
     TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES,
-    makes=("distill", "seeding"),
+    notebook="02_self_distillation", makes=("distill", "seeding"),
 )
-recipe, run = session.recipe, session.run
-
-# %% [markdown]
-# - How long it takes: read from this run folder, where the course runner
-#   writes the seconds of each notebook
-
-# %%
-import time
-import numpy as np
-import pandas as pd
-from IPython.display import Markdown, display
-from helpers.base import read_json
-
-started = time.perf_counter()
-pd.set_option("display.max_colwidth", None)
-timed = run.file("notebooks", "timings.json")
-times = read_json(timed) if timed.is_file() else {}
-last = times.get("02_self_distillation", "not timed yet")
-print("seconds of the last run:", last)
+recipe, run = session.recipe, session.run_dir
 
 # %% [markdown]
 # ## 1. The idea in one table
@@ -83,7 +62,7 @@ print("seconds of the last run:", last)
 # | step | who does it | what comes out |
 # |---|---|---|
 # | sample several responses to each problem | the base model | `samples/distill.jsonl` |
-# | grade each one | the grader of notebook 01 | the same lines, with a verdict |
+# | grade each one | the grader of notebook 01 | a verdict on each line |
 # | keep one right response of each problem | the harvest | `sft.jsonl` |
 # | keep one right and one wrong of each mixed problem | the harvest | `pairs.jsonl` |
 # | train on what was kept | notebooks 03 and 04 | a model |
@@ -101,9 +80,8 @@ print(f"tier {recipe.name} samples:", {
 }[recipe.sampled_model])
 
 # %% [markdown]
-# - The method is old: *rejection sampling*, *STaR*, *expert iteration*
-
-# %% [markdown]
+# The method is old: *rejection sampling*, *STaR*, *expert iteration*.
+#
 # ## 2. A corpus as mixed as the web
 #
 # - Why should a choice among its own texts help a model?
@@ -128,12 +106,11 @@ for style, write in RENDERERS.items():
 # - *textbook* authors work in steps and mark the answer
 # - *key* authors give one expression; right, but with nothing to hold on to
 # - *forum* authors check again and again, and often forget the mark
-
-# %% [markdown]
 # - Some authors slip in the arithmetic, some styles more than others
 # - The next table is read from the generator of the corpus
 
 # %%
+import pandas as pd
 from tools.pocket.styles import DEFAULT_SITES, SLIP_RATE, STYLES
 
 rows = [
@@ -148,11 +125,8 @@ pd.DataFrame(rows, columns=columns).set_index(["author", "style"])
 # %% [markdown]
 # - The shares are those of most problem families; some differ a little
 # - No author is labelled in the corpus: the model cannot know who is careful
-
-# %% [markdown]
 # - It can only imitate the mixture
-
-# %% [markdown]
+#
 # ## 3. Temperature
 #
 # - A language model gives each next token a probability
@@ -163,21 +137,20 @@ pd.DataFrame(rows, columns=columns).set_index(["author", "style"])
 # - We look at one dev problem
 
 # %%
-from helpers.sampling import make_engine
 from helpers.problems import load_problems
 from helpers.models import render_prompt
 
 SAMPLED = recipe.sampled_model
-model, tokenizer = session.load(SAMPLED)  # a replay has no model
-engine = model and make_engine(recipe, model, tokenizer)
+model, tokenizer = session.load(SAMPLED)
+engine = session.make_engine(model, tokenizer)
 dev = load_problems(recipe.data.dev)
 template = recipe.data.prompt_template
 prompt = render_prompt(tokenizer, dev[0].problem, template)
 print(dev[0].problem)
 
 # %% [markdown]
-# - The very first token of a response already says a lot: it opens a style
-# - Its probabilities at three temperatures
+# The very first token of a response already says a lot: it opens a style. Its
+# probabilities at three temperatures.
 
 # %%
 import torch
@@ -185,6 +158,7 @@ import torch
 HEAT = (0.2, 1.0, 1.5)
 
 
+@session.recorded("02 first token")
 def look_at_first_token():
     """Probabilities of the eight likeliest first tokens, by HEAT."""
     ids = tokenizer(
@@ -197,11 +171,12 @@ def look_at_first_token():
             for i in logits.topk(8).indices.tolist()}
 
 # %% [markdown]
-# - `session.recall` keeps what a cell computed with the model; in a replay,
-#   where there is no model, it shows what the recorded run kept
+# The line `@session.recorded` keeps what the function returned in the run
+# folder; where a recorded run is shown, there is no model, and the call gives
+# what that run kept.
 
 # %%
-first = session.recall("02 first token", look_at_first_token)
+first = look_at_first_token()
 rows = {token: [f"{p:.1%}" for p in row] for token, row in first.items()}
 pd.DataFrame(rows, index=[f"T = {t}" for t in HEAT]).T.rename_axis(
     "first token")
@@ -209,12 +184,9 @@ pd.DataFrame(rows, index=[f"T = {t}" for t in HEAT]).T.rename_axis(
 # %% [markdown]
 # - At a low temperature the first choice takes most
 # - At a high one the tail gets its share, and with it nonsense
-
-# %% [markdown]
 # - **Between the two lies the temperature at which the model shows what it
 #   knows**
-
-# %% [markdown]
+#
 # ## 4. pass@k
 #
 # - **pass@k**: the chance that at least one of k samples is right
@@ -223,8 +195,8 @@ pd.DataFrame(rows, index=[f"T = {t}" for t in HEAT]).T.rename_axis(
 #
 # $$\text{pass@}k = 1 - \binom{n-c}{k} \Big/ \binom{n}{k}$$
 #
-# - Source: Chen et al., *Evaluating Large Language Models Trained on Code*,
-#   [arXiv:2107.03374](https://arxiv.org/abs/2107.03374)
+# Source: Chen et al., *Evaluating Large Language Models Trained on Code*,
+# [arXiv:2107.03374](https://arxiv.org/abs/2107.03374).
 
 # %%
 from math import comb
@@ -236,14 +208,13 @@ for c in (0, 1, 2, 4):
     print(c, "of 4:", [round(pass_at_k(4, c, k), 2) for k in (1, 2, 4)])
 
 # %% [markdown]
-# - One right sample of four: a bad pass@1, a perfect pass@4
-# - The distance between the two is what training can hope to gain
-
-# %% [markdown]
+# One right sample of four: a bad pass@1, a perfect pass@4. The distance
+# between the two is what training can hope to gain.
+#
 # ### Both in one picture
 #
-# - A few dev problems, four samples each, at four temperatures
-# - Each sample has a seed of its own, made from run, problem and number
+# A few dev problems, four samples each, at four temperatures. Each sample has
+# a seed of its own, made from run, problem and number.
 
 # %%
 from tqdm.auto import tqdm
@@ -256,21 +227,22 @@ asked = dev[:FEW]
 gold = {p.id: p.answer for p in asked}
 
 
+@session.recorded("02 {name}", rows=Completion)
 def sample_and_grade(requests, name):
-    """Graded responses by problem, under a progress bar."""
-    def work():
-        bar = tqdm(engine.sample(requests), total=len(requests), desc=name)
-        return grade_texts(list(bar), gold)
+    """Graded responses, under a progress bar."""
+    bar = tqdm(engine.sample(requests), total=len(requests), desc=name)
+    return grade_texts(list(bar), gold)
 
-    rows = {p.id: [] for p in asked}
-    graded = session.recall(f"02 {name}", work, rows=Completion)
-    for row in sorted(graded, key=lambda row: row.sample):
-        rows[row.problem_id].append(row)
-    return rows
 
+def group(rows):
+    """Responses by problem, in the order of the samples."""
+    groups = {p.id: [] for p in asked}
+    for row in sorted(rows, key=lambda row: row.sample):
+        groups[row.problem_id].append(row)
+    return groups
 
 # %% [markdown]
-# - One helper asks, so that all arms below differ in one thing only
+# One helper asks, so that all arms below differ in one thing only.
 
 # %%
 def request(temperature):
@@ -283,11 +255,14 @@ def request(temperature):
 
 
 TEMPERATURES = (0.2, 0.7, 1.0, 1.5)
-sweep = {t: sample_and_grade(request(t), f"T = {t}") for t in TEMPERATURES}
+sweep = {
+    t: group(sample_and_grade(request(t), f"T = {t}"))
+    for t in TEMPERATURES
+}
 
 # %% [markdown]
-# - The band is a 95 % interval from resampling *problems* (bootstrap): the
-#   four samples of one problem are not independent
+# The band is a 95 % interval from resampling *problems* (bootstrap): the four
+# samples of one problem are not independent.
 
 # %%
 from helpers.results import bootstrap_mean
@@ -308,7 +283,7 @@ points = {
 }
 
 # %% [markdown]
-# - Two lines: what one sample shows, and what four could show
+# Two lines: what one sample shows, and what four could show.
 
 # %%
 from helpers.results import plots
@@ -323,7 +298,7 @@ figure = plots.plot_curves(
     f"max_new_tokens {recipe.sampling.max_new_tokens}",
     xlabel="temperature",
     ylabel="problems solved (%)",
-    note=session.note,
+    note=session.note(),
 )
 plots.show(figure, (
     "Two lines over temperature, pass@4 above pass@1, with bands for the "
@@ -346,20 +321,15 @@ pd.DataFrame(cells, index=[f"T = {t}" for t in TEMPERATURES])
 # - Hot samples pick from the tail: what they gain in difference they lose in
 #   arithmetic
 # - Where the gap between the lines is wide, there is something to harvest
-
-# %% [markdown]
 # - Harvesting needs *different* samples, some of them right: the picture
 #   says in which range, and the intervals say how surely
-
-# %% [markdown]
 # - The gap is a rule of thumb, not a bound: training moves pass@1 towards
 #   pass@k of the base model; what no sample contains is in no row
-
-# %% [markdown]
+#
 # ### Four samples of one problem
 #
-# - The first dev problem whose samples at T = 1 disagree; picked for that
-#   reason
+# The first dev problem whose samples at T = 1 disagree; picked for that
+# reason.
 
 # %%
 def is_mixed(rows):
@@ -379,12 +349,14 @@ for row in warm[name]:
 # ## 5. The stage `distill`
 #
 # - Now the same for all training problems of the recipe
-# - The stage writes every graded sample as it comes, so a kill loses one
+# - The stage writes every sample as it comes, so a kill loses one
 #   batch at most
 # - A finished stage with the same inputs is loaded, and says so
 # - How much will it be? The recipe says
 
 # %%
+from IPython.display import Markdown, display
+
 s = recipe.sampling
 display(Markdown(
     f"- {recipe.data.n_problems} problems × {s.n} samples = "
@@ -394,16 +366,14 @@ display(Markdown(
 ))
 
 # %% [markdown]
-# - The stage loads a model of its own: ours goes first
-# - This is the long cell; it shows a bar with the time left
+# The stage loads a model of its own: ours goes first. This is the long cell;
+# it shows a bar with the time left.
 
 # %%
-from helpers.stages import load_training, run_distill
+from helpers.stages import load_training
 
 del model, engine
-session.release()
-metrics = session.recall("distill", lambda: run_distill(recipe, run))
-print(session.provenance("distill"))
+metrics = session.run("distill")
 
 # %% [markdown]
 # ## 6. The harvest report
@@ -431,21 +401,19 @@ lines += [
 display(Markdown("\n".join(lines)))
 
 # %% [markdown]
-# - The rates of *samples* carry no interval: samples of one problem are
-#   alike, and counting them as independent would promise too much
-# - The rates of *problems* do
-
-# %% [markdown]
+# The rates of *samples* carry no interval: samples of one problem are alike,
+# and counting them as independent would promise too much. The rates of
+# *problems* do.
+#
 # ### Where do the rows come from?
 #
-# - One bar for each family of problems
-# - Green gives training rows only; orange gives rows *and* pairs; the rest
-#   gives nothing
+# One bar for each family of problems. Green gives training rows only; orange
+# gives rows *and* pairs; the rest gives nothing.
 
 # %%
-from helpers.base import Completion, read_records
+from helpers.grading import read_graded
 
-samples = read_records(run.file("samples", "distill.jsonl"), Completion)
+samples = read_graded(run.file("samples", "distill.jsonl"))
 by_problem = {}
 for row in samples:
     by_problem.setdefault(row.problem_id, []).append(row)
@@ -457,9 +425,8 @@ def name_kind(rows):
         return "mixed"
     return "all right" if rows[0].correct else "all wrong"
 
-
 # %% [markdown]
-# - The family of a problem is its `source`
+# The family of a problem is its `source`.
 
 # %%
 train = {p.id: p.source for p in load_training(recipe)}
@@ -472,17 +439,17 @@ for name, rows in sorted(by_problem.items(), key=lambda x: train[x[0]]):
     tally[name_kind(rows)] += 1
 
 # %% [markdown]
-# - Read each bar from the left: sure, hopeless, undecided
+# Read each bar from the left: sure, hopeless, undecided.
 
 # %%
 title = f"{s.n} samples of each training problem"
-where = session.provenance("distill")
+note = session.note("distill")
 figure = plots.plot_outcomes(
     families,
     title=title,
     decoding=f"{SAMPLED}, temperature {s.temperature}, top_p {s.top_p}, "
     f"max_new_tokens {s.max_new_tokens}",
-    note=None if where == "live" else where,
+    note=note,
 )
 plots.show(figure, (
     "Stacked bars, one a problem family: problems whose samples are all "
@@ -496,12 +463,9 @@ plots.show(figure, (
 pd.DataFrame(families).T.rename_axis("family")
 
 # %% [markdown]
-# - Families without green or orange are lost to us: no right sample, no row
-
-# %% [markdown]
-# - So the harvest leans to what is easy for the base model already
-
-# %% [markdown]
+# Families without green or orange are lost to us: no right sample, no row. So
+# the harvest leans to what is easy for the base model already.
+#
 # ### Lengths
 #
 # - A choice by rightness is also a choice by length
@@ -519,7 +483,7 @@ figure = plots.plot_length_histogram(
     lengths, cap=s.max_new_tokens,
     title="Length of right and wrong samples",
     subtitle=f"{SAMPLED}, temperature {s.temperature}, top_p {s.top_p}",
-    note=None if where == "live" else where,
+    note=note,
 )
 plots.show(figure, (
     "Two outlined histograms of token counts, right and wrong samples, "
@@ -541,8 +505,7 @@ table.astype(int)
 # %% [markdown]
 # ### Which style is right?
 #
-# - A style shows in its opening words
-# - The next cell sorts the samples by them
+# A style shows in its opening words. The next cell sorts the samples by them.
 
 # %%
 OPENINGS = {
@@ -560,9 +523,8 @@ def name_style(text):
         return "one_line"
     return "hashes" if "####" in text else "other"
 
-
 # %% [markdown]
-# - Every sample is counted once, as right or wrong
+# Every sample is counted once, as right or wrong.
 
 # %%
 styles = {}
@@ -574,14 +536,14 @@ for row in samples:
 styles = dict(sorted(styles.items()))
 
 # %% [markdown]
-# - One bar a style: how often it was used is its length, how often it was
-#   right is the green part
+# One bar a style: how often it was used is its length, how often it was right
+# is the green part.
 
 # %%
 figure = plots.plot_outcomes(
     styles, title="Right and wrong samples by style",
     decoding=f"{SAMPLED}, temperature {s.temperature}, top_p {s.top_p}",
-    note=None if where == "live" else where,
+    note=note,
 )
 figure.axes[0].set_xlabel("samples")
 plots.show(figure, (
@@ -604,11 +566,8 @@ pd.DataFrame(rows, columns=columns).set_index("style")
 # - The same model, the same problems: the style decides a good part of the
 #   score
 # - Keeping the right samples shifts the mixture towards the good styles
-
-# %% [markdown]
 # - That is the lever of notebook 03: which habit is used
-
-# %% [markdown]
+#
 # ## 7. What was kept
 #
 # ### Training rows
@@ -622,7 +581,7 @@ pd.DataFrame(rows, columns=columns).set_index("style")
 #   pairs to the mixed ones, unless a prompt came twice
 
 # %%
-from helpers.base import PairRow, SftRow
+from helpers.base import PairRow, SftRow, read_records
 
 sft_rows = read_records(run.file("sft.jsonl"), SftRow)
 pairs = read_records(run.file("pairs.jsonl"), PairRow)
@@ -631,7 +590,7 @@ print("pairs.jsonl:", len(pairs), "pairs, at least",
       recipe.harvest.min_pairs, "were asked for")
 
 # %% [markdown]
-# - What the cap took
+# What the cap took.
 
 # %%
 print("lost to the cap:", metrics["sft_rows_cut"], "rows and",
@@ -639,9 +598,9 @@ print("lost to the cap:", metrics["sft_rows_cut"], "rows and",
       metrics["repeated_prompts"])
 
 # %% [markdown]
-# - The first row: this text, and nothing else, goes into training
-# - A model that solves nothing gives no row: then the course stops here, and
-#   says what to try
+# The first row: this text, and nothing else, goes into training. A model that
+# solves nothing gives no row: then the course stops here, and says what to
+# try.
 
 # %%
 from helpers.stages import require_kept
@@ -654,8 +613,8 @@ print("\nCOMPLETION\n" + row.completion)
 # %% [markdown]
 # ### Pairs
 #
-# - The same prompt, a right and a wrong response of the same model
-# - What differs between the two is all that DPO can learn from
+# The same prompt, a right and a wrong response of the same model. What
+# differs between the two is all that DPO can learn from.
 
 # %%
 for pair in pairs[:1]:
@@ -665,9 +624,8 @@ for pair in pairs[:1]:
 # %% [markdown]
 # ### Provenance
 #
-# - Each row names its problem, its sample and its run
-# - So each row can be followed back to the line it came from, with seed,
-#   tokens and verdict
+# Each row names its problem, its sample and its run. So each row can be
+# followed back to the line it came from, with seed, tokens and verdict.
 
 # %%
 origin = next(r for r in by_problem[row.problem_id]
@@ -679,7 +637,7 @@ print(f"{origin.tokens} tokens, {origin.finish_reason}, "
       f"graded: {origin.reason}")
 
 # %% [markdown]
-# - Three checks on the files, all of them cheap
+# Three checks on the files, all of them cheap.
 
 # %%
 prompts = [p.prompt for p in pairs]
@@ -697,8 +655,6 @@ print("one pair a prompt:           ", len(set(prompts)) == len(prompts))
 # - They come out as copies: four samples cost four times as much and say as
 #   much as one
 # - Nothing crashes; the harvest is simply poor
-
-# %% [markdown]
 # - So the stage measures the **distinct fraction** and refuses below a floor
 
 # %%
@@ -707,18 +663,18 @@ from dataclasses import replace
 from helpers.stages import distinct_fraction
 
 model, tokenizer = session.load(SAMPLED)  # once more
-engine = model and make_engine(recipe, model, tokenizer)
+engine = session.make_engine(model, tokenizer)
 requests = request(1.0)
 first_seed = {r.problem_id: r.seed for r in requests if r.sample == 0}
-copies = sample_and_grade(
+copies = group(sample_and_grade(
     [replace(r, seed=first_seed[r.problem_id]) for r in requests],
     "one seed",
-)
+))
 print(f"own seeds: {distinct_fraction(warm):.2f}")
 print(f"one seed:  {distinct_fraction(copies):.2f}")
 
 # %% [markdown]
-# - The guard is called with what was measured, and refuses
+# The guard is called with what was measured, and refuses.
 
 # %%
 from helpers.base import LabError
@@ -731,10 +687,8 @@ except LabError as error:
     print(error)
 
 # %% [markdown]
-# - The guard looks at what came out, not at whether a seed was set
-
-# %% [markdown]
-# - This is all of it, as it stands in the package
+# The guard looks at what came out, not at whether a seed was set. This is all
+# of it, as it stands in the package.
 
 # %%
 import inspect
@@ -742,9 +696,9 @@ import inspect
 print(inspect.getsource(check_distinct_fraction))
 
 # %% [markdown]
-# - At temperature zero copies are what was asked for, so it stays silent
-# - But a greedy harvest can give no pair at all: each problem is all right
-#   or all wrong
+# At temperature zero copies are what was asked for, so it stays silent. But a
+# greedy harvest can give no pair at all: each problem is all right or all
+# wrong.
 
 # %%
 def score_mixed(samples):
@@ -753,7 +707,7 @@ def score_mixed(samples):
     return proportion(sum(hits), len(hits))
 
 
-still = sample_and_grade(request(0.0), "T = 0")
+still = group(sample_and_grade(request(0.0), "T = 0"))
 arms = {"T = 0": still, "T = 1, one seed": copies, "T = 1, own seeds": warm}
 for name, rows in arms.items():
     print(f"{name:<17} mixed: {score_mixed(rows)}")
@@ -761,9 +715,8 @@ for name, rows in arms.items():
 # %% [markdown]
 # ## 9. A published story, and what was really known
 #
-# - A published run harvested three times; its table follows
-# - Mixed share is pairs over problems, with the interval that was not
-#   published
+# A published run harvested three times; its table follows. Mixed share is
+# pairs over problems, with the interval that was not published.
 
 # %%
 from helpers.results import load_published
@@ -779,8 +732,6 @@ display(Markdown(f"*{theirs.credit}*"))
 # - The second run gave several times as many pairs as the first
 # - The write-up concluded: *a seed collapses the samples of a problem; never
 #   set one*
-
-# %% [markdown]
 # - Look at the table: between the two runs **two** things changed, the seed
 #   and the temperature
 # - So the table alone cannot say which one did it
@@ -793,12 +744,9 @@ display(Markdown(f"Run 2 against run 1, mixed share: {gain} "
                  f"({gain.method}; {theirs.credit})"))
 
 # %% [markdown]
-# - The difference is real; its *cause* was guessed
-
-# %% [markdown]
-# - We can do what the table could not: change one thing at a time
-
-# %% [markdown]
+# The difference is real; its *cause* was guessed. We can do what the table
+# could not: change one thing at a time.
+#
 # ### The experiment that was missing
 #
 # | | T = 0.7 | T = 1 |
@@ -814,18 +762,13 @@ display(Markdown(f"Run 2 against run 1, mixed share: {gain} "
 #   (`mathslm seeding --tier ...`)
 
 # %%
-from helpers.experiments.seeding import list_arms, load_arms, run_seeding
-
 del model, engine
-session.release()
-outcome = session.recall("seeding", lambda: run_seeding(recipe, run))
-where_seeds = session.provenance("seeding")
-print(where_seeds)
+outcome = session.run("seeding")
 
 # %% [markdown]
-# - Distinct: share of different texts among a problem's samples, with a
-#   bootstrap interval over problems
-# - Mixed, and pairs that the harvest would keep: problems, with Wilson's
+# Distinct: share of different texts among a problem's samples, with a
+# bootstrap interval over problems. Mixed, and pairs that the harvest would
+# keep: problems, with Wilson's.
 
 # %%
 from helpers.results import Interval
@@ -840,11 +783,13 @@ columns = ["arm", "distinct", "mixed", "pairs"]
 pd.DataFrame(rows, columns=columns).set_index("arm")
 
 # %% [markdown]
-# - Read it by columns and by rows: which factor moves the numbers?
-# - Each step from one arm to another, paired by problem
+# Read it by columns and by rows: which factor moves the numbers? Each step
+# from one arm to another, paired by problem.
 
 # %%
-from helpers.experiments.seeding import compare_mixed
+from helpers.experiments.seeding import (
+    compare_mixed, list_arms, load_arms, open_with,
+)
 from helpers.results import format_p
 
 arms = list_arms()
@@ -858,7 +803,7 @@ steps = [("own seeds", 0.7, "own seeds", 1.0),
 by_key = {(arm.scheme, arm.temperature): arm for arm in arms}
 
 # %% [markdown]
-# - Won: problems that became mixed; lost: problems that stopped being so
+# Won: problems that became mixed; lost: problems that stopped being so.
 
 # %%
 rows = []
@@ -871,10 +816,9 @@ columns = ["step", "won", "lost", "difference", "p", "verdict"]
 pd.DataFrame(rows, columns=columns).set_index("step")
 
 # %% [markdown]
-# - So on this model the table above answers the question that the published
-#   one could not: look at which rows are decided
-
-# %% [markdown]
+# So on this model the table above answers the question that the published one
+# could not: look at which rows are decided.
+#
 # ### A second effect, harder to see
 #
 # - Seed + number: within a problem all samples differ, and the guard is
@@ -885,8 +829,6 @@ pd.DataFrame(rows, columns=columns).set_index("step")
 # - The first words of sample 0, for some problems
 
 # %%
-from helpers.experiments.seeding import open_with
-
 seen = {
     scheme: [open_with(rows[0].response)
              for rows in drawn[by_key[scheme, 1.0]].values()][:12]
@@ -923,19 +865,16 @@ print(inspect.getsource(derive_seed))
 #   mixed
 # - The published first run *had* mixed problems, so its samples were not all
 #   copies
-
-# %% [markdown]
 # - What an engine does with a seed is a matter of versions: for a time vLLM
 #   gave all samples of a request one seed;
 #   [a later change](https://github.com/vllm-project/vllm/pull/11898) mended
 #   it; the write-up does not name its version
 # - Today a seeded request gets a different seed for each sample
 # - **The lesson is not "no seed" but "measure the distinct fraction"**
-
-# %% [markdown]
+#
 # ### Which rows were used?
 #
-# - The same write-up gives the totals that went into training
+# The same write-up gives the totals that went into training.
 
 # %%
 used = {name: theirs.fact(f"harvest.{name}").value
@@ -951,11 +890,8 @@ display(Markdown(
 # %% [markdown]
 # - So one run's rows were left out without a word, while its pairs were used
 # - And two runs share their problems, so prompts repeat among the pairs
-
-# %% [markdown]
 # - Provenance on each row would have shown both at a glance
-
-# %% [markdown]
+#
 # ## 10. The honest caveat
 #
 # - What no sample solved is in no row; that training stays below the base
@@ -968,19 +904,7 @@ display(Markdown(
 #   shares may be quoted as a result
 
 # %%
-import psutil
-
-from helpers.grading import shut_down
-
-shut_down()
-took = time.perf_counter() - started
-held = psutil.Process().memory_info().rss / 2**30
-phase = next((p for p in run.ledger() if p["phase"] == "distill"), None)
-stage = f"{phase['seconds']:.0f} s" if phase else "see the record"
-display(Markdown(
-    f"- wall time: {took:.0f} s\n- the stage `distill`, when it was made: "
-    f"{stage} ({where})\n- memory of this kernel: {held:.1f} GiB"
-))
+session.show_cost("distill", "seeding")
 
 # %% [markdown]
 # ## Exercises
@@ -994,8 +918,7 @@ display(Markdown(
 # 3. **Open.** How many rows are right by luck? Find a check of the
 #    *reasoning* for one problem family, give the share with its interval,
 #    and say what it would cost to train without these rows.
-
-# %% [markdown]
+#
 # ## Recap
 #
 # - **temperature**: what divides the logits before sampling
@@ -1009,4 +932,3 @@ display(Markdown(
 #
 # **Next:** [03 · SFT](03_sft.ipynb) – train on the rows, and count the
 # steps before you start.
-

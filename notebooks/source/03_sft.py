@@ -24,7 +24,7 @@
 # - `sft.jsonl` of notebook 02; where it is missing, it is taken from a
 #   recorded run or made, and the setup cell says which
 # - a CPU on tier `pocket`; the recipes of the other tiers name their cards
-# - the time and memory that this notebook took are printed below, measured
+# - the time and memory that this notebook took are printed at its end
 
 # %% tags=["parameters"]
 TIER: str = "pocket"
@@ -34,47 +34,27 @@ SEED: int = 42
 OVERRIDES: list = []
 
 # %% [markdown]
-# - Setup, the same in every notebook: find the package, open the session
-# - This notebook needs the stage `distill` and makes `sft` and `merge/sft`
+# Setup, the same in every notebook: find the package (Colab fetches the
+# repository first), open the **session**: the recipe and the run folder. This
+# notebook needs the stage `distill` and makes `sft` and `merge/sft`.
 
 # %%
-import importlib.util
+import os
 import subprocess
 import sys
-from pathlib import Path
 
-if importlib.util.find_spec("helpers") is None:
-    if "google.colab" in sys.modules and not Path("lab").exists():
-        url = "https://github.com/math-slm-lab/math-slm-lab"
-        subprocess.run(["git", "clone", "-q", url, "lab"], check=True)
-        pip = [sys.executable, "-m", "pip", "install", "-q", "-e", "lab"]
-        subprocess.run(pip, check=True)
-    sys.path.insert(0, "lab" if Path("lab").exists() else "..")
-
+if "google.colab" in sys.modules and not os.path.exists("lab"):
+    url = "https://github.com/math-slm-lab/math-slm-lab"
+    fetch = f"git clone -q {url} lab && pip install -q -e lab"
+    subprocess.run(fetch, shell=True, check=True)
+sys.path += ["lab", ".."]  # the clone: fetched in Colab, or this one
 from helpers.session import start
 
 session = start(
-    TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES,
+    TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES, notebook="03_sft",
     needs=("distill",), makes=("sft", "merge/sft"),
 )
-recipe, run = session.recipe, session.run
-
-# %% [markdown]
-# - How long it takes: read from this run folder, where the course runner
-#   writes the seconds of each notebook
-
-# %%
-import time
-import pandas as pd
-from IPython.display import Markdown, display
-from helpers.base import read_json
-
-started = time.perf_counter()
-pd.set_option("display.max_colwidth", None)
-timed = run.file("notebooks", "timings.json")
-times = read_json(timed) if timed.is_file() else {}
-last = times.get("03_sft", "not timed yet")
-print("seconds of the last run:", last)
+recipe, run = session.recipe, session.run_dir
 
 # %% [markdown]
 # ## 1. The idea in one table
@@ -85,8 +65,7 @@ print("seconds of the last run:", last)
 # | what it does by habit | the mixture of its corpus | the style of the right answers |
 # | what is trained | – | a small **adapter** beside frozen weights |
 # | what it learns from | – | its own right answers, and nothing else |
-
-# %% [markdown]
+#
 # - **SFT**, supervised fine-tuning: raise the probability of given texts,
 #   token by token
 # - The given texts are the model's own; so they are likely already, and
@@ -104,26 +83,22 @@ print(f"tier {recipe.name} learns from", "worked solutions: " + ", ".join(
 # %% [markdown]
 # ## 2. What LoRA adds
 #
-# - A linear layer multiplies by a matrix $W$
-# - LoRA leaves $W$ as it is and adds the product of two thin matrices:
+# A linear layer multiplies by a matrix $W$. LoRA leaves $W$ as it is and adds
+# the product of two thin matrices:
 #
 # $$h = W x + \frac{\alpha}{r}\, B A\, x$$
 #
 # - $A$ has $r$ rows, $B$ has $r$ columns; $r$ is the **rank**
-
-# %% [markdown]
 # - $B$ starts at zero, so before the first step the model is unchanged
 # - Source: Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*,
 #   [arXiv:2106.09685](https://arxiv.org/abs/2106.09685)
-
-# %% [markdown]
 # - First the sizes: each adapted kind of matrix of this model, with what
 #   LoRA adds to it
 
 # %%
 import re
 
-model, tokenizer = session.load("base")  # a replay has no model
+model, tokenizer = session.load("base")
 lora = recipe.sft.lora
 
 
@@ -134,6 +109,7 @@ def is_adapted(name):
     return name.rpartition(".")[2] in lora.target_modules and chosen
 
 
+@session.recorded("03 sizes")
 def measure_sizes():
     """Rows, columns and LoRA weights of each adapted matrix, by kind."""
     sizes = {}
@@ -145,22 +121,21 @@ def measure_sizes():
     return sizes
 
 
-sizes = session.recall("03 sizes", measure_sizes)
+sizes = measure_sizes()
 
 # %% [markdown]
-# - The picture is drawn in the true proportions of one of them
+# The picture is drawn in the true proportions of one of them.
 
 # %%
 from matplotlib.patches import Rectangle
-from helpers.results import plots
-from helpers.results import new_figure, set_title
+from helpers.results import new_figure, plots, set_title
 
 kind = "up_proj" if "up_proj" in sizes else next(iter(sizes))
 (m, n, _), r = sizes[kind][0], lora.r
 unit, orange = max(m, n), plots.OKABE_ITO["orange"]
 
 # %% [markdown]
-# - One matrix after the other, from the left
+# One matrix after the other, from the left.
 
 # %%
 def draw_matrix(ax, x, rows, columns, text, colour):
@@ -172,9 +147,8 @@ def draw_matrix(ax, x, rows, columns, text, colour):
             va="bottom", size=9)
     return x + columns + unit / 3
 
-
 # %% [markdown]
-# - Grey is frozen, orange is trained
+# Grey is frozen, orange is trained.
 
 # %%
 figure, (ax,) = new_figure(7.2, 3.4)
@@ -196,6 +170,8 @@ plots.show(figure, (
 # The numbers of the figure, and the same for the other matrices:
 
 # %%
+import pandas as pd
+
 table = pd.DataFrame(
     [(kind, len(found), f"{found[0][0]} × {found[0][1]}", found[0][2],
       sum(x[2] for x in found)) for kind, found in sizes.items()],
@@ -204,12 +180,19 @@ table = pd.DataFrame(
 table
 
 # %% [markdown]
-# - Summed up, against all weights of the model
+# Summed up, against all weights of the model.
 
 # %%
-added = int(table["trained, all"].sum())
-whole = session.recall(
-    "03 weights", lambda: sum(p.numel() for p in model.parameters()))
+from IPython.display import Markdown, display
+
+
+@session.recorded("03 weights")
+def count_weights():
+    """All weights of the model."""
+    return sum(p.numel() for p in model.parameters())
+
+
+added, whole = int(table["trained, all"].sum()), count_weights()
 display(Markdown(
     f"- trained: {added:,} weights, rank {lora.r}\n"
     f"- frozen: {whole:,} weights\n"
@@ -217,18 +200,15 @@ display(Markdown(
 ))
 
 # %% [markdown]
-# - On a large model the share is far smaller: the trained part grows with
-#   the *sides* of the matrices, the frozen part with their *area*
-
-# %% [markdown]
-# - A small adapter needs little memory for gradients and optimizer state;
-#   that is what makes one card enough
-
-# %% [markdown]
+# On a large model the share is far smaller: the trained part grows with the
+# *sides* of the matrices, the frozen part with their *area*. A small adapter
+# needs little memory for gradients and optimizer state; that is what makes
+# one card enough.
+#
 # ## 3. A row of `sft.jsonl`
 #
-# - One right answer of each problem that was solved
-# - This text is all that training sees
+# One right answer of each problem that was solved. This text is all that
+# training sees.
 
 # %%
 from helpers.base import Completion, SftRow, read_records
@@ -241,10 +221,9 @@ print("PROMPT\n" + row.prompt)
 print("\nCOMPLETION\n" + row.completion)
 
 # %% [markdown]
-# - The prompt holds the special tokens of the chat template already
-# - It comes from the same function that sampling used
-
-# %% [markdown]
+# The prompt holds the special tokens of the chat template already. It comes
+# from the same function that sampling used.
+#
 # ## 4. Tokens and labels
 #
 # - A row becomes two lists of equal length
@@ -256,37 +235,39 @@ print("\nCOMPLETION\n" + row.completion)
 #   makes the labels; here for a few rows
 
 # %%
+from pathlib import Path
 from tempfile import mkdtemp
-from helpers.stages import sft as sft_stage
+from helpers.stages import sft
 
 most = recipe.sft.max_length  # longer rows are left out, not cut
-few = sft_stage.drop_too_long(tokenizer, rows, most)[:64]
+few = sft.drop_too_long(tokenizer, rows, most)[:64]
 row = few[0]
 
 
+@session.recorded("03 prepared rows")
 def prepare_rows():
     """The first row as TRL prepares it, and PEFT's count of weights."""
-    trainer = sft_stage.build_trainer(
+    trainer = sft.build_trainer(
         recipe, model, tokenizer, few, Path(mkdtemp())
     )
-    sft_stage.check_trainer(trainer, tokenizer, few)
+    sft.check_trainer(trainer, tokenizer, few)
     first = trainer.train_dataset[0]
     return {"ids": list(first["input_ids"]),
             "labels": list(first["labels"]),
             "parameters": trainer.model.get_nb_trainable_parameters()}
 
 
-prepared = session.recall("03 prepared rows", prepare_rows)
+prepared = prepare_rows()
 
 # %% [markdown]
-# - Where the first label that is not −100 stands, the completion begins
+# Where the first label that is not −100 stands, the completion begins.
 
 # %%
 ids, labels = prepared["ids"], prepared["labels"]
 begin = next(i for i, x in enumerate(labels) if x != -100)
 
 # %% [markdown]
-# - The ends of both parts; the middle is left out
+# The ends of both parts; the middle is left out.
 
 # %%
 def describe_token(i):
@@ -304,16 +285,13 @@ pd.DataFrame(
 ).set_index("position")
 
 # %% [markdown]
-# - The prompt carries no loss: the model is not taught to write problems
-
-# %% [markdown]
-# - The last token is the **end token**, and it is learned: without it the
-#   model would not know when to stop
-
-# %% [markdown]
+# The prompt carries no loss: the model is not taught to write problems. The
+# last token is the **end token**, and it is learned: without it the model
+# would not know when to stop.
+#
 # ### The round trip
 #
-# - Three things must hold, or training undoes the base model quietly
+# Three things must hold, or training undoes the base model quietly.
 
 # %%
 bos, end = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -339,7 +317,7 @@ except LabError as error:
     print(error)
 
 # %% [markdown]
-# - The trainer has put the adapter on; its own count agrees with ours
+# The trainer has put the adapter on; its own count agrees with ours.
 
 # %%
 trainable, everything = prepared["parameters"]
@@ -351,19 +329,17 @@ print("as computed above:", trainable == added)
 #
 # - One **step** is one update of the adapter, from one batch
 # - Too few steps: nothing moves; too many: the rows are learnt by heart
-
-# %% [markdown]
 # - The number is known *before* training; so print it before training
 # - A ragged last batch is a step of its own: the trainer rounds **up**
 
 # %%
 config = recipe.sft
-count = sft_stage.count_sft_steps(recipe, len(rows))
+count = sft.count_sft_steps(recipe, len(rows))
 print(count)
 
 # %% [markdown]
-# - Older reports divide and round **down**
-# - Both counts for a published run, from its own numbers
+# Older reports divide and round **down**. Both counts for a published run,
+# from its own numbers.
 
 # %%
 from helpers.stages import check_initial_loss
@@ -378,7 +354,7 @@ they = count_steps(
 )
 
 # %% [markdown]
-# - One line is the report, two are arithmetic
+# One line is the report, two are arithmetic.
 
 # %%
 display(Markdown(
@@ -389,20 +365,15 @@ display(Markdown(
 ))
 
 # %% [markdown]
-# - A few steps are no matter; a count that is off by a factor is
-# - That is the next section
-
-# %% [markdown]
+# A few steps are no matter; a count that is off by a factor is. That is the
+# next section.
+#
 # ## 6. A failing case, on purpose: the packing trap
 #
 # - **Packing** joins short rows into long sequences, to waste no padding
 # - The tokens stay the same, the number of *sequences* falls
-
-# %% [markdown]
 # - The batch counts sequences: so the number of **steps** falls with it
 # - Nothing crashes; the loss even looks fine
-
-# %% [markdown]
 # - How many sequences would our rows make, packed without a gap into the
 #   longest text that the model can read?
 
@@ -414,19 +385,24 @@ encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
 tokens = sum(len(x) + 1 for x in encoded)
 
 # %% [markdown]
-# - The sum of all tokens, cut into pieces of that length, is the least
-#   number of sequences
+# The sum of all tokens, cut into pieces of that length, is the least number
+# of sequences.
 
 # %%
-context = session.recall(
-    "03 context", lambda: model.config.max_position_embeddings)
+@session.recorded("03 context")
+def read_context():
+    """The longest text that the model can read."""
+    return model.config.max_position_embeddings
+
+
+context = read_context()
 packed = count_steps(
     ceil(tokens / context), config.effective_batch,
     config.per_device_batch, config.epochs,
 )
 
 # %% [markdown]
-# - Side by side
+# Side by side.
 
 # %%
 table = pd.DataFrame({
@@ -438,7 +414,7 @@ print(f"{tokens:,} tokens, {tokens / len(rows):.0f} a row, "
 table
 
 # %% [markdown]
-# - The guard refuses, before any model is trained
+# The guard refuses, before any model is trained.
 
 # %%
 FLOOR = 30  # the default of sft.min_steps_per_epoch
@@ -451,11 +427,7 @@ except LabError as error:
 # %% [markdown]
 # - More epochs are no way out: the same few batches come again and again,
 #   until the model knows them by heart
-
-# %% [markdown]
 # - Packing is a good tool when rows are many: check the steps, then pack
-
-# %% [markdown]
 # - The whole guard, as it stands in the package
 
 # %%
@@ -468,8 +440,6 @@ print(inspect.getsource(check_steps_per_epoch))
 #
 # - A slice of the **dev** set: problems that are in no training row
 # - Settings are chosen on dev; the test sets stay closed until notebook 05
-
-# %% [markdown]
 # - Greedy: the likeliest token each time, so the same answer every time
 
 # %%
@@ -481,14 +451,14 @@ gold = {p.id: p.answer for p in asked}
 cap = recipe.evaluate.max_new_tokens
 
 # %% [markdown]
-# - One function asks, so that before and after differ in the model only
+# One function asks, so that before and after differ in the model only.
 
 # %%
 from tqdm.auto import tqdm
-from helpers.sampling import make_engine
 from helpers.sampling import grade_texts, make_requests
 
 
+@session.recorded("03 {tag} on dev", rows=Completion)
 def answer_dev(tag):
     """Graded greedy responses under a progress bar."""
     model, tokenizer = session.load(tag)
@@ -497,28 +467,25 @@ def answer_dev(tag):
         run_seed=recipe.seed, temperature=0.0, top_p=1.0,
         max_new_tokens=cap,
     )
-    stream = make_engine(recipe, model, tokenizer).sample(requests)
+    stream = session.make_engine(model, tokenizer).sample(requests)
     texts = list(tqdm(stream, total=len(requests), desc=f"{tag} on dev"))
     return grade_texts(texts, gold)
 
-
 # %% [markdown]
-# - The base model, afresh: the trainer above has put an adapter on the
-#   other one
+# The base model, afresh: the trainer above has put an adapter on the other
+# one.
 
 # %%
-def recall_answers(tag):
+def sort_answers(graded):
     """The graded responses by problem, in the order of the problems."""
-    graded = session.recall(
-        f"03 {tag} on dev", lambda: answer_dev(tag), rows=Completion)
     found = {row.problem_id: row for row in graded}
     return {p.id: found[p.id] for p in asked}
 
 
-before = recall_answers("base")
+before = sort_answers(answer_dev("base"))
 
 # %% [markdown]
-# - The number to beat, with its interval
+# The number to beat, with its interval.
 
 # %%
 from helpers.results import proportion
@@ -527,7 +494,7 @@ right = sum(r.correct for r in before.values())
 print("base on dev:", proportion(right, len(before)))
 
 # %% [markdown]
-# - How the rest goes wrong says what there is to gain
+# How the rest goes wrong says what there is to gain.
 
 # %%
 from helpers.results import summarize_results
@@ -540,18 +507,17 @@ table = pd.DataFrame(found).loc[list(NAMES)].rename(NAMES)
 table.round(1).map("{:g}".format)
 
 # %% [markdown]
-# - *cut at the cap* and *no answer* are habits: training on right answers
-#   can mend those without any new knowledge
-
-# %% [markdown]
+# *cut at the cap* and *no answer* are habits: training on right answers can
+# mend those without any new knowledge.
+#
 # ## 8. Train
 #
-# - The settings were chosen on the dev set; these were the tries, each with
-#   its interval
-# - Where intervals overlap, the choice between neighbours is partly luck
+# The settings were chosen on the dev set; these were the tries, each with its
+# interval. Where intervals overlap, the choice between neighbours is partly
+# luck.
 
 # %%
-from helpers.base import DATA_DIR
+from helpers.base import DATA_DIR, read_json
 
 path = DATA_DIR / "measured" / recipe.name / "tuning.json"
 tried = read_json(path)["rows"] if path.is_file() else []
@@ -571,18 +537,14 @@ else:
 
 # %%
 del model
-session.release()
-metrics = session.recall("sft", lambda: sft_stage.run_sft(recipe, run))
-where = session.provenance("sft")
-note = None if where == "live" else where
-print(where)
+metrics = session.run("sft")
+note = session.note("sft")
 
 # %% [markdown]
-# - Full size is the same stage from a shell; with several cards:
-#   `accelerate launch -m helpers sft --tier … --run-dir …`
-# - Before an expensive run add `--smoke-steps 5`: same code, five steps
-
-# %% [markdown]
+# Full size is the same stage from a shell; with several cards: `accelerate
+# launch -m helpers sft --tier … --run-dir …`. Before an expensive run add
+# `--smoke-steps 5`: same code, five steps.
+#
 # ## 9. The loss
 #
 # - **Loss**: the mean of $-\log p$ over the learned tokens, in nats
@@ -638,8 +600,6 @@ table.round(3)
 # - The rows are the model's own samples; their $-\log p$ was recorded when
 #   they were written: the dotted line
 # - Before any update the training loss must be the same number
-
-# %% [markdown]
 # - If it is not, training sees another text than sampling did: another
 #   template, a second BOS, a loss on the prompt
 
@@ -651,9 +611,8 @@ def judge(first_loss, logprob):
     warning = check_initial_loss(first_loss, logprob)
     return warning or "They agree."
 
-
 # %% [markdown]
-# - The two numbers, and the verdict
+# The two numbers, and the verdict.
 
 # %%
 display(Markdown(
@@ -673,7 +632,7 @@ print(f"made up, not measured: {made_up:.3f}")
 print(judge(made_up, -(sampled or metrics["first_loss"])))
 
 # %% [markdown]
-# - And a published first loss
+# And a published first loss.
 
 # %%
 published_start = theirs.fact("sft.first_loss").value
@@ -684,31 +643,31 @@ display(Markdown(
 print(judge(published_start, None))
 
 # %% [markdown]
-# - Its $-\log p$ at sampling was not published, so nobody can say whether
-#   it began where it should
-# - One more recorded number would have settled it
-
-# %% [markdown]
+# Its $-\log p$ at sampling was not published, so nobody can say whether it
+# began where it should. One more recorded number would have settled it.
+#
 # ## 10. Merge
 #
 # - The adapter is added into the weights: one plain model, no extra code
 #   to serve it
 # - The sum is made in fp32 and then **cast** to the model's number format
-
-# %% [markdown]
 # - bf16 keeps few digits: a change below half of the last digit is lost
 # - So measure what was kept
 
 # %%
-from helpers.stages import measure_fidelity, run_merge
+from helpers.stages import measure_fidelity
 
-fidelity = session.recall(
-    "merge/sft", lambda: run_merge(recipe, run, "sft"))
+
+@session.recorded("03 merge in {dtype}")
+def try_merge(dtype):
+    """What a merge in another number format would keep."""
+    return measure_fidelity(recipe, run, "sft", dtype)
+
+
+fidelity = session.run("merge/sft")
 reports = {fidelity["dtype"]: fidelity}
 for dtype in {"float32", "bfloat16"} - set(reports):
-    reports[dtype] = session.recall(
-        f"03 merge in {dtype}",
-        lambda dtype=dtype: measure_fidelity(recipe, run, "sft", dtype))
+    reports[dtype] = try_merge(dtype)
 
 # %% [markdown]
 # - **cosine**: does the stored change point where the adapter points?
@@ -740,22 +699,21 @@ table = pd.DataFrame({
 table
 
 # %% [markdown]
-# - A cosine and a norm next to one: the merged model is the trained one
-# - A timid update need not survive: notebook 04 measures one
-
-# %% [markdown]
+# A cosine and a norm next to one: the merged model is the trained one. A
+# timid update need not survive: notebook 04 measures one.
+#
 # ## 11. After training
 #
 # ### Three samples
 #
-# - Chosen by a rule, not by taste: the first dev problem that was won, the
-#   first that was lost, the first that stayed wrong
+# Chosen by a rule, not by taste: the first dev problem that was won, the
+# first that was lost, the first that stayed wrong.
 
 # %%
-after = recall_answers("sft")
+after = sort_answers(answer_dev("sft"))
 
 # %% [markdown]
-# - The rule, as a function
+# The rule, as a function.
 
 # %%
 def first_with(was, now):
@@ -763,9 +721,8 @@ def first_with(was, now):
     return next((p for p in asked if before[p.id].correct == was
                  and after[p.id].correct == now), None)
 
-
 # %% [markdown]
-# - Each with both answers
+# Each with both answers.
 
 # %%
 def show_both(title, problem):
@@ -783,15 +740,12 @@ show_both("lost", first_with(True, False))
 show_both("wrong before and after", first_with(False, False))
 
 # %% [markdown]
-# - Compare the *style* first: does SFT open its answer like the base model?
-
-# %% [markdown]
+# Compare the *style* first: does SFT open its answer like the base model?
+#
 # ### The score, paired
 #
 # - Both models answered the same problems
 # - Problems on which they agree say nothing about which is better
-
-# %% [markdown]
 # - Only *won* and *lost* do
 
 # %%
@@ -804,7 +758,7 @@ result = compare(
 four = (result.both, result.only_before, result.only_after, result.neither)
 
 # %% [markdown]
-# - Grey tiles are agreement; the two coloured ones are the evidence
+# Grey tiles are agreement; the two coloured ones are the evidence.
 
 # %%
 figure = plots.plot_paired(
@@ -827,7 +781,7 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# - In one sentence, with interval and exact test
+# In one sentence, with interval and exact test.
 
 # %%
 display(Markdown(
@@ -838,7 +792,7 @@ display(Markdown(
 # %% [markdown]
 # ### Where the change comes from
 #
-# - The same three kinds of wrong as before training
+# The same three kinds of wrong as before training.
 
 # %%
 found["sft"] = summarize_results(list(after.values()))
@@ -848,14 +802,11 @@ table.round(1).map("{:g}".format)
 # %% [markdown]
 # - Where *cut* and *no answer* fell, fewer answers were left open
 # - Where *finished, wrong* fell, fewer complete answers were wrong
-
-# %% [markdown]
 # - The gain goes with a change of **style**; whether the arithmetic *inside*
 #   a style changed is not shown here
 # - [Notebook 05](05_evaluation.ipynb) counts styles, and the right ones in
 #   each
-
-# %% [markdown]
+#
 # ## 12. Learning from other people's solutions
 #
 # - `mathslm solutions` makes training rows of several problem sets
@@ -863,8 +814,6 @@ table.round(1).map("{:g}".format)
 #   template, one mark for the answer, the end token
 # - A solution whose answer is not the gold answer is left out, and so is a
 #   row that is too long; both are counted
-
-# %% [markdown]
 # - The T4 paper wanted three sources, and trained on one: a filter had
 #   emptied the others, and nothing said so
 # - Here a mix accounts for every row, and a lost source is an error
@@ -884,7 +833,7 @@ pd.DataFrame({Path(name).name: report.steps
               for name, report in counts.items()}).T
 
 # %% [markdown]
-# - **Break it on purpose**: the answers of the second file are gone
+# **Break it on purpose**: the answers of the second file are gone.
 
 # %%
 write_records(mine, [p.model_copy(update={"answer": ""}) for p in own])
@@ -911,7 +860,7 @@ arms = record["seeds"]["42"]
 first = next(iter(record["arms"]))
 
 # %% [markdown]
-# - The interval comes from the flips alone: problems won, problems lost
+# The interval comes from the flips alone: problems won, problems lost.
 
 # %%
 def measure_change(arm, benchmark):
@@ -954,7 +903,7 @@ table["p, Holm"] = [round(p, 2) for p in holm([row[-1] for row in rows])]
 table.set_index(["training", "set"])
 
 # %% [markdown]
-# - What of it can be told from noise is one count
+# What of it can be told from noise is one count.
 
 # %%
 below = int((table["p, Holm"] < 0.05).sum())
@@ -968,34 +917,19 @@ display(Markdown(
 ))
 
 # %% [markdown]
-# - One seed and a few hundred problems name suspects, not culprits
-
-# %% [markdown]
+# One seed and a few hundred problems name suspects, not culprits.
+#
 # ## 13. The honest caveat
 #
 # - This is **dev**: its settings were chosen by looking at it, so its score
 #   is friendly; notebook 05 has the test sets
 # - One seed: another draw of samples gives another adapter
-
-# %% [markdown]
 # - The rows are easy problems first: what no sample solved is in no row
 # - The gain is a change of style; what it is worth with another grader or
 #   another cap is not shown here (notebook 05 has the table of styles)
 
 # %%
-import psutil
-from helpers.grading import shut_down
-
-shut_down()
-took = time.perf_counter() - started
-held = psutil.Process().memory_info().rss / 2**30
-phases = {p["phase"]: p["seconds"] for p in run.ledger()}
-display(Markdown("\n".join(
-    [f"- wall time: {took:.0f} s"]
-    + [f"- the stage `{name}`, when it was made: {phases[name]:.0f} s"
-       for name in ("sft", "merge/sft") if name in phases]
-    + [f"- memory of this kernel: {held:.1f} GiB"]
-)))
+session.show_cost("sft", "merge/sft")
 
 # %% [markdown]
 # ## Exercises
@@ -1010,8 +944,7 @@ display(Markdown("\n".join(
 #    less. Does the *choice* of the right answer matter? Design a harvest
 #    that prefers one style, say beforehand what should happen, and test it
 #    on dev with an interval.
-
-# %% [markdown]
+#
 # ## Recap
 #
 # - **LoRA**: two thin trained matrices beside a frozen one; *rank* is their

@@ -25,7 +25,7 @@
 # - `pairs.jsonl` of notebook 02 and the merged SFT model of notebook 03;
 #   what is missing is taken from a recorded run or made, and it says which
 # - a CPU on tier `pocket`; the recipes of the other tiers name their cards
-# - the time and memory that this notebook took are printed below, measured
+# - the time and memory that this notebook took are printed at its end
 
 # %% tags=["parameters"]
 TIER: str = "pocket"
@@ -35,50 +35,30 @@ SEED: int = 42
 OVERRIDES: list = []
 
 # %% [markdown]
-# - Setup, the same in every notebook: find the package, open the session
-# - This notebook trains twice: with our settings (`dpo`) and with those of
-#   a published run (`dpo-published`), and merges both
+# Setup, the same in every notebook: find the package (Colab fetches the
+# repository first), open the **session**: the recipe and the run folder. This
+# notebook trains twice: with our settings (`dpo`) and with those of a
+# published run (`dpo-published`), and merges both.
 
 # %%
-import importlib.util
+import os
 import subprocess
 import sys
-from pathlib import Path
 
-if importlib.util.find_spec("helpers") is None:
-    if "google.colab" in sys.modules and not Path("lab").exists():
-        url = "https://github.com/math-slm-lab/math-slm-lab"
-        subprocess.run(["git", "clone", "-q", url, "lab"], check=True)
-        pip = [sys.executable, "-m", "pip", "install", "-q", "-e", "lab"]
-        subprocess.run(pip, check=True)
-    sys.path.insert(0, "lab" if Path("lab").exists() else "..")
-
+if "google.colab" in sys.modules and not os.path.exists("lab"):
+    url = "https://github.com/math-slm-lab/math-slm-lab"
+    fetch = f"git clone -q {url} lab && pip install -q -e lab"
+    subprocess.run(fetch, shell=True, check=True)
+sys.path += ["lab", ".."]  # the clone: fetched in Colab, or this one
 from helpers.session import start
 
 VARIANTS = {"dpo": None, "dpo-published": "published"}
 session = start(
-    TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES,
+    TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES, notebook="04_dpo",
     needs=("distill", "merge/sft"),
     makes=(*VARIANTS, *(f"merge/{tag}" for tag in VARIANTS)),
 )
-recipe, run = session.recipe, session.run
-
-# %% [markdown]
-# - How long it takes: read from this run folder, where the course runner
-#   writes the seconds of each notebook
-
-# %%
-import time
-import pandas as pd
-from IPython.display import Markdown, display
-from helpers.base import read_json
-
-started = time.perf_counter()
-pd.set_option("display.max_colwidth", None)
-timed = run.file("notebooks", "timings.json")
-times = read_json(timed) if timed.is_file() else {}
-last = times.get("04_dpo", "not timed yet")
-print("seconds of the last run:", last)
+recipe, run = session.recipe, session.run_dir
 
 # %% [markdown]
 # ## 1. What DPO optimises
@@ -89,8 +69,6 @@ print("seconds of the last run:", last)
 #
 # - $x$: the prompt, a problem
 # - $y_w$: the **chosen** answer, a right one; $y_l$: the **rejected** one
-
-# %% [markdown]
 # - $\pi_\theta$: the **policy**, the model that is trained
 # - $\pi_\text{ref}$: the **reference**, the same model before training
 # - $\log \pi(y \mid x)$: the sum of $\log p$ over the tokens of $y$
@@ -98,8 +76,6 @@ print("seconds of the last run:", last)
 # - $\sigma$: the logistic function
 # - Source: Rafailov et al., *Direct Preference Optimization*,
 #   [arXiv:2305.18290](https://arxiv.org/abs/2305.18290)
-
-# %% [markdown]
 # - $\beta \log(\pi_\theta / \pi_\text{ref})$ is called the **reward** of an
 #   answer
 # - The difference of the two rewards is the **margin**; the loss knows
@@ -127,6 +103,8 @@ plots.show(figure, (
 # The numbers of the figure:
 
 # %%
+import pandas as pd
+
 few = [-2, 0, 2, 5]
 pd.DataFrame(
     [[f"{np.log1p(np.exp(-m)):.4f}" for m in few]],
@@ -134,17 +112,14 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# - At margin zero the loss is $\ln 2$: **every DPO run starts there**, since
-#   policy and reference are the same model
-
-# %% [markdown]
-# - Far to the right it is flat: a pair that is told apart pulls no more
-
-# %% [markdown]
+# At margin zero the loss is $\ln 2$: **every DPO run starts there**, since
+# policy and reference are the same model. Far to the right it is flat: a pair
+# that is told apart pulls no more.
+#
 # ## 2. The pairs
 #
-# - One pair for each problem that had right *and* wrong samples
-# - Look at some before training on them
+# One pair for each problem that had right *and* wrong samples. Look at some
+# before training on them.
 
 # %%
 from helpers.base import Completion, PairRow, read_records
@@ -157,14 +132,12 @@ print("\nCHOSEN\n" + pair.chosen)
 print("\nREJECTED\n" + pair.rejected)
 
 # %% [markdown]
-# - What differs between the two sides is what DPO will learn, be it meant or
-#   not: an arithmetic slip, a missing mark, or just the length
-
-# %% [markdown]
-# - So count what differs, over all pairs
+# What differs between the two sides is what DPO will learn, be it meant or
+# not: an arithmetic slip, a missing mark, or just the length. So count what
+# differs, over all pairs.
 
 # %%
-model, tokenizer = session.load("sft")  # a replay has no model
+tokenizer = session.tokenizer()
 
 
 def count_tokens(texts):
@@ -179,7 +152,7 @@ lengths = {
 }
 
 # %% [markdown]
-# - First the lengths
+# First the lengths.
 
 # %%
 s = recipe.sampling
@@ -205,7 +178,7 @@ pd.DataFrame({
 }, index=cuts)
 
 # %% [markdown]
-# - Then what the grader saw in them
+# Then what the grader saw in them.
 
 # %%
 from helpers.grading import extract_answer
@@ -221,15 +194,15 @@ columns = ["side", "no answer to be found", "of"]
 pd.DataFrame(rows, columns=columns).set_index("side")
 
 # %% [markdown]
-# - The stage sorts out pairs that teach nothing or the wrong thing: equal
-#   sides, empty sides, sides that the trainer would cut
+# The stage sorts out pairs that teach nothing or the wrong thing: equal
+# sides, empty sides, sides that the trainer would cut.
 
 # %%
-from helpers.stages import dpo as dpo_stage
+from helpers.stages import dpo
 
 config = recipe.dpo
-check = dpo_stage.select_pairs(recipe, config, tokenizer, pairs)
-count = dpo_stage.count_dpo_steps(config, len(check.kept))
+check = dpo.select_pairs(recipe, config, tokenizer, pairs)
+count = dpo.count_dpo_steps(config, len(check.kept))
 print(check)
 print(count)
 
@@ -238,54 +211,51 @@ print(count)
 #
 # - A **fresh** adapter lies on the merged SFT model
 # - Switch it off, and the model is the reference: no second copy is needed
-
-# %% [markdown]
 # - A fresh adapter adds zero, so both are the same model at step 0
 
 # %%
+from pathlib import Path
 from tempfile import mkdtemp
-from helpers.stages import measure_start_loss
-from helpers.stages import LN2, check_dpo_start
+from helpers.stages import LN2, check_dpo_start, measure_start_loss
 
 kept = [pairs[i] for i in check.kept][:32]
 
 
 def build_trainer():
     """TRL's trainer with a fresh adapter on the SFT model."""
-    return dpo_stage.build_trainer(
+    model, _ = session.load("sft")
+    return dpo.build_trainer(
         recipe, config, model, tokenizer, kept, Path(mkdtemp()))
 
-
 # %% [markdown]
-# - In a replay there is nothing to train: the losses below were recorded
+# The loss of the first pairs, before any step.
 
 # %%
-trainer = None if session.mode == "replay" else build_trainer()
-
-# %% [markdown]
-# - The loss of the first pairs, before any step
+@session.recorded("04 start loss")
+def measure_start():
+    """The loss of a fresh adapter."""
+    return measure_start_loss(build_trainer())
 
 # %%
-start_loss = session.recall(
-    "04 start loss", lambda: measure_start_loss(trainer))
+start_loss = measure_start()
 check_dpo_start(start_loss)
 print(f"loss {start_loss:.4f}, ln 2 = {LN2:.4f}")
 
 # %% [markdown]
 # ### A failing case, on purpose
 #
-# - The classic slip: the policy starts from an adapter that the reference
-#   does not have
-# - We fake it: put noise into the fresh adapter, and measure again
+# The classic slip: the policy starts from an adapter that the reference does
+# not have. We fake it: put noise into the fresh adapter, and measure again.
 
 # %%
 import torch
 from helpers.base import LabError
 
 
-
+@session.recorded("04 wrong start")
 def measure_wrong_start():
     """The loss with noise in the adapter, before any step."""
+    trainer = build_trainer()
     torch.manual_seed(SEED)
     with torch.no_grad():
         for name, weight in trainer.model.named_parameters():
@@ -293,25 +263,21 @@ def measure_wrong_start():
                 weight.normal_(std=0.02)
     return measure_start_loss(trainer)
 
-
 # %% [markdown]
-# - The guard, asked with that loss
+# The guard, asked with that loss.
 
 # %%
 try:
-    check_dpo_start(session.recall("04 wrong start", measure_wrong_start))
+    check_dpo_start(measure_wrong_start())
     print("accepted")
 except LabError as error:
     print(error)
 
 # %% [markdown]
-# - With a wrong reference training runs all the same, and optimises the
-#   distance to a model that you never wanted
-
-# %% [markdown]
-# - One number before the first step tells
-
-# %% [markdown]
+# With a wrong reference training runs all the same, and optimises the
+# distance to a model that you never wanted. One number before the first step
+# tells.
+#
 # ## 4. A few steps before many
 #
 # - `--smoke-steps 3`: the real code, on the pairs that three steps need
@@ -319,36 +285,36 @@ except LabError as error:
 # - On a rented machine this is the cheapest insurance there is
 
 # %%
-del trainer, model  # the stage loads its own
-session.release()
+import time
 
 
+@session.recorded("04 smoke run")
 def smoke():
     """Steps and seconds of a smoke run."""
     clock = time.perf_counter()
-    steps = dpo_stage.run_dpo(recipe, run, smoke_steps=3)["steps"]
+    steps = session.run("dpo", smoke_steps=3)["steps"]
     return steps, time.perf_counter() - clock
 
-
 # %% [markdown]
-# - Three steps, with everything around them
+# Three steps, with everything around them.
 
 # %%
-steps, took = session.recall("04 smoke run", smoke)
+steps, took = smoke()
 print(f"{steps} steps in {took:.1f} s, preparation included")
 
 # %% [markdown]
-# - What it proves: template, reference, memory and disk are in order
-# - What it cannot prove: that the learning rate is right
-
-# %% [markdown]
+# What it proves: template, reference, memory and disk are in order. What it
+# cannot prove: that the learning rate is right.
+#
 # ## 5. Train
 #
-# - Our settings were chosen on the dev set; these were the tries, each with
-#   its interval
-# - Where intervals overlap, the choice between neighbours is partly luck
+# Our settings were chosen on the dev set; these were the tries, each with its
+# interval. Where intervals overlap, the choice between neighbours is partly
+# luck.
 
 # %%
+from helpers.base import read_json
+from IPython.display import Markdown, display
 from helpers.base import DATA_DIR
 from helpers.results import proportion
 
@@ -363,11 +329,11 @@ else:
     print(f"tier {recipe.name}: no tries on dev are recorded")
 
 # %% [markdown]
-# - What this recipe says now, beside the published settings
+# What this recipe says now, beside the published settings.
 
 # %%
 settings = {tag: recipe.dpo_variant(v) for tag, v in VARIANTS.items()}
-counts = {tag: dpo_stage.count_dpo_steps(c, len(check.kept))
+counts = {tag: dpo.count_dpo_steps(c, len(check.kept))
           for tag, c in settings.items()}
 pd.DataFrame({
     tag: {"learning rate": f"{c.learning_rate:g}", "beta": c.beta,
@@ -376,24 +342,18 @@ pd.DataFrame({
 })
 
 # %% [markdown]
-# - First ours
+# First ours.
 
 # %%
-metrics = {"dpo": session.recall(
-    "dpo", lambda: dpo_stage.run_dpo(recipe, run))}
-print(session.provenance("dpo"))
+metrics = {"dpo": session.run("dpo")}
 
 # %% [markdown]
-# - Then the published settings, on the same pairs and the same model
-# - Listen to what the monitor says on the way
+# Then the published settings, on the same pairs and the same model. Listen to
+# what the monitor says on the way.
 
 # %%
-metrics["dpo-published"] = session.recall(
-    "dpo-published",
-    lambda: dpo_stage.run_dpo(recipe, run, variant="published"))
-where = session.provenance(*VARIANTS)
-note = None if where == "live" else where
-print(where)
+metrics["dpo-published"] = session.run("dpo-published")
+note = session.note(*VARIANTS)
 
 # %% [markdown]
 # ## 6. Margin, accuracy, ties
@@ -416,7 +376,7 @@ def read_log(tag):
 logs = {tag: read_log(tag) for tag in VARIANTS}
 
 # %% [markdown]
-# - Left: how far the answers are apart; right: what share of them
+# Left: how far the answers are apart; right: what share of them.
 
 # %%
 figure = plots.plot_dpo_curves(logs, note=note)
@@ -467,8 +427,6 @@ for key in ("loss", "rewards/margins", "rewards/accuracies",
 # %% [markdown]
 # - And a run that has learned next to nothing may show a high one: a margin
 #   in the tenth digit is greater than zero
-
-# %% [markdown]
 # - **Accuracy does not say how far. The margin does, in β·nats. Watch the
 #   margin**
 
@@ -492,21 +450,18 @@ display(Markdown(
 # - A margin outside the band is not a no-op either, by our own alarm
 # - A last step is one batch, and neither the curve nor the share of ties was
 #   published: what it was, nobody can say
-
-# %% [markdown]
+#
 # ## 7. The monitor
 #
 # - It reads the same log while training runs
 # - **No-op alarm**: after a while the margin is still next to zero, so the
 #   evaluation, hours later, will show nothing
 # - **Overfit alarm**: a large margin with accuracy stuck at one
-
-# %% [markdown]
 # - Here it reads both logs once more
 
 # %%
 for tag, log in logs.items():
-    monitor = dpo_stage.build_monitor(settings[tag], counts[tag])
+    monitor = dpo.build_monitor(settings[tag], counts[tag])
     alarms = []
     for row in log:
         alarms += monitor.observe(
@@ -515,7 +470,7 @@ for tag, log in logs.items():
     print(f"{tag}: {' '.join(alarms) or 'no alarm'}\n")
 
 # %% [markdown]
-# - A made-up run that learns its pairs by heart, to hear the other alarm
+# A made-up run that learns its pairs by heart, to hear the other alarm.
 
 # %%
 from helpers.stages import DpoMonitor
@@ -533,13 +488,12 @@ for step in range(1, 9):
 #   size of the gradient
 # - So the **sum of all learning rates** of a run roughly limits how far an
 #   entry of the adapter can go
-
-# %% [markdown]
 # - bf16 has few digits: between two neighbours there is a gap, and a change
 #   below half of it is rounded away
 # - Compare the two numbers *before* you pay
 
 # %%
+@session.recorded("04 typical weight")
 def measure_typical():
     """The median over the projections of their median weight."""
     model, _ = session.load("sft")
@@ -550,16 +504,15 @@ def measure_typical():
     ]
     return float(np.median(medians or [0.02]))
 
-
 # %% [markdown]
-# - Its value for this model
+# Its value for this model.
 
 # %%
-typical = session.recall("04 typical weight", measure_typical)
+typical = measure_typical()
 print(f"a typical weight of this model: {typical:.3f}")
 
 # %% [markdown]
-# - The travel of both runs, summed over the steps that they took
+# The travel of both runs, summed over the steps that they took.
 
 # %%
 from helpers.planner import half_ulp
@@ -577,19 +530,15 @@ table.set_index("run")
 #   *product* $BA$, where both factors are small
 # - A ratio far below one: most weights of a bf16 model will not notice
 # - A ratio above one is a permission, not a promise
-
-# %% [markdown]
+#
 # ## 9. Merge both
 #
-# - The merge adds the adapter in fp32 and casts to the recipe's format
+# The merge adds the adapter in fp32 and casts to the recipe's format.
 
 # %%
-from helpers.stages import merge
-
 reports = {}
 for tag in VARIANTS:
-    fidelity = session.recall(
-        f"merge/{tag}", lambda tag=tag: merge.run_merge(recipe, run, tag))
+    fidelity = session.run(f"merge/{tag}")
     reports[f"{tag}, {fidelity['dtype']}"] = fidelity
 
 # %% [markdown]
@@ -598,15 +547,21 @@ for tag in VARIANTS:
 #   again, and writes nothing
 
 # %%
+from helpers.stages import measure_fidelity
+
+
+@session.recorded("04 {tag} merged in bf16")
+def merge_in_bf16(tag):
+    """What a merge of rounded weights would keep."""
+    return measure_fidelity(recipe, run, tag, "bfloat16")
+
+# %%
 for tag in VARIANTS:
-    reports[f"{tag}, bf16"] = session.recall(
-        f"04 {tag} merged in bf16",
-        lambda tag=tag: merge.measure_fidelity(
-            recipe, run, tag, "bfloat16"))
+    reports[f"{tag}, bf16"] = merge_in_bf16(tag)
 
 # %% [markdown]
-# - Blue: does the stored change still point the same way?
-# - Orange: how much of its length is left?
+# Blue: does the stored change still point the same way? Orange: how much of
+# its length is left?
 
 # %%
 figure = plots.plot_merge_fidelity(reports, note=note)
@@ -635,24 +590,17 @@ table
 # %% [markdown]
 # - Few entries changed, a cosine far from one: the merged model is not what
 #   was trained
-
-# %% [markdown]
 # - Where only few steps at a tiny rate were made, the merge can erase them;
 #   then an evaluation of the *merged* model says nothing about DPO
-
-# %% [markdown]
 # - The published run merged into bf16 and evaluated the merged model; its
 #   *no effect* may be two effects: a small update, and rounding
-
-# %% [markdown]
 # - The cure: merge in fp32, or evaluate the adapter unmerged, and always
 #   print the fidelity
-
-# %% [markdown]
+#
 # ## 10. Did it help? Dev, paired
 #
-# - The same slice of the dev set for all three models
-# - Greedy, so a difference is the models', not the dice's
+# The same slice of the dev set for all three models. Greedy, so a difference
+# is the models', not the dice's.
 
 # %%
 from helpers.problems import load_problems
@@ -664,14 +612,14 @@ cap = recipe.evaluate.max_new_tokens
 TAGS = ("sft", *VARIANTS)
 
 # %% [markdown]
-# - One function asks all three
+# One function asks all three.
 
 # %%
 from tqdm.auto import tqdm
-from helpers.sampling import make_engine
 from helpers.sampling import grade_texts, make_requests
 
 
+@session.recorded("04 {tag} on dev", rows=Completion)
 def answer_dev(tag):
     """Graded greedy responses of a model."""
     model, tokenizer = session.load(tag)
@@ -680,28 +628,24 @@ def answer_dev(tag):
         run_seed=recipe.seed, temperature=0.0, top_p=1.0,
         max_new_tokens=cap,
     )
-    stream = make_engine(recipe, model, tokenizer).sample(requests)
+    stream = session.make_engine(model, tokenizer).sample(requests)
     texts = list(tqdm(stream, total=len(requests), desc=f"{tag} on dev"))
     return grade_texts(texts, gold)
 
-
 # %% [markdown]
-# - Three times the same questions
+# Three times the same questions.
 
 # %%
 answers = {}
 for tag in TAGS:
-    graded = session.recall(
-        f"04 {tag} on dev", lambda tag=tag: answer_dev(tag),
-        rows=Completion)
-    found = {row.problem_id: row for row in graded}
+    found = {row.problem_id: row for row in answer_dev(tag)}
     answers[tag] = {p.id: found[p.id] for p in asked}
 
 # %% [markdown]
 # ### Three samples
 #
-# - Chosen by a rule: the first dev problems that SFT and DPO answer with
-#   different texts
+# Chosen by a rule: the first dev problems that SFT and DPO answer with
+# different texts.
 
 # %%
 moved = [p for p in asked if answers["sft"][p.id].response
@@ -715,7 +659,7 @@ for problem in moved[:3]:
     print()
 
 # %% [markdown]
-# - How many texts changed at all, and how many of those changed verdict?
+# How many texts changed at all, and how many of those changed verdict?
 
 # %%
 rows = []
@@ -729,13 +673,12 @@ columns = ["against sft", "problems", "other text", "other verdict"]
 pd.DataFrame(rows, columns=columns).set_index("against sft")
 
 # %% [markdown]
-# - No other verdict: then an equal *score* really is equal verdicts
-# - As many won as lost would give the same score, and be no such thing
-
-# %% [markdown]
+# No other verdict: then an equal *score* really is equal verdicts. As many
+# won as lost would give the same score, and be no such thing.
+#
 # ### The comparison
 #
-# - The paired table of our settings: only *won* and *lost* are evidence
+# The paired table of our settings: only *won* and *lost* are evidence.
 
 # %%
 from helpers.results import compare
@@ -748,7 +691,7 @@ results = {
 }
 
 # %% [markdown]
-# - Grey tiles are agreement
+# Grey tiles are agreement.
 
 # %%
 c = results["dpo"]
@@ -772,7 +715,7 @@ pd.DataFrame([
 ], columns=["", "both right", "lost", "won", "both wrong"]).set_index("")
 
 # %% [markdown]
-# - In words
+# In words.
 
 # %%
 lines = [f"- sft: {results['dpo'].before}"]
@@ -781,18 +724,15 @@ for tag, c in results.items():
 display(Markdown("\n".join(lines)))
 
 # %% [markdown]
-# - *Undecided* is not *no effect*: the interval says which effects are still
-#   possible
-
-# %% [markdown]
+# *Undecided* is not *no effect*: the interval says which effects are still
+# possible.
+#
 # ## 11. What β does
 #
 # - β counts how much one nat of distance from the reference is worth
 # - The DPO paper derives the loss from *maximise reward, minus β times the
 #   KL divergence from the reference*: **a higher β keeps the policy closer**
 # - TRL's documentation says the same: *higher β means less deviation*
-
-# %% [markdown]
 # - Why? The pull of a pair is $\beta\,\sigma(-\beta d)$, where $d$ is how
 #   many nats it has been moved; a high β pulls harder at first and lets go
 #   sooner: the curves cross
@@ -824,10 +764,9 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# - Under Adam the *first* steps are nearly the same for every β, since the
-#   size of the gradient is divided out
-
-# %% [markdown]
+# Under Adam the *first* steps are nearly the same for every β, since the size
+# of the gradient is divided out.
+#
 # ### Published stories that contradict this, or themselves
 #
 # - The math-slm write-up wants a *higher* β to force the answers apart: the
@@ -851,9 +790,8 @@ display(Markdown(
 ))
 
 # %% [markdown]
-# - Three texts, three stories about one knob: so it was measured
-
-# %% [markdown]
+# Three texts, three stories about one knob: so it was measured.
+#
 # ## 12. Measured: learning rate × β × steps
 #
 # - `mathslm dpo-sweep` trains one setting after the other on the same SFT
@@ -873,9 +811,9 @@ runs = {(r["learning_rate"], r["beta"], r["steps"]): r
 print(len(runs), "runs,", sweep_note)
 
 # %% [markdown]
-# - A dot is a run: how far its pairs will be apart, **projected** from its
-#   first steps, and how many dev verdicts its evaluation changed
-# - Below the dotted line too few changed for any test to call it an effect
+# A dot is a run: how far its pairs will be apart, **projected** from its
+# first steps, and how many dev verdicts its evaluation changed. Below the
+# dotted line too few changed for any test to call it an effect.
 
 # %%
 groups = {}
@@ -919,8 +857,8 @@ table = pd.DataFrame({k: describe_run(r) for k, r in runs.items()}).T
 table.rename_axis(["learning rate", "β", "steps"])
 
 # %% [markdown]
-# - The published settings, the author's own untested remedy, and the same
-#   remedy with the β that was blamed
+# The published settings, the author's own untested remedy, and the same
+# remedy with the β that was blamed.
 
 # %%
 def say_run(label, rate, beta, steps):
@@ -932,9 +870,8 @@ def say_run(label, rate, beta, steps):
     return (f"- {label} ({rate:g}, β {beta:g}, {steps} steps): won "
             f"{plain['won']}, lost {plain['lost']} of {r['n']}: {verdict}")
 
-
 # %% [markdown]
-# - Four settings side by side
+# Four settings side by side.
 
 # %%
 old = theirs.fact("dpo.learning_rate").value, theirs.fact("dpo.beta").value
@@ -950,8 +887,8 @@ display(Markdown("\n".join([
 # %% [markdown]
 # ### Nothing learnt, or rounded away?
 #
-# - Count dev *texts* that differ from SFT's, unmerged and in bf16
-# - If rounding were the reason, the unmerged model would differ
+# Count dev *texts* that differ from SFT's, unmerged and in bf16. If rounding
+# were the reason, the unmerged model would differ.
 
 # %%
 rows = [
@@ -965,14 +902,13 @@ columns = ["learning rate", "β", "steps", "texts, unmerged",
 pd.DataFrame(rows, columns=columns).set_index(columns[:3])
 
 # %% [markdown]
-# - Read the first rows: bf16 keeps a small part of a timid update, yet the
-#   unmerged model answers as before too
-# - So on this model the learning rate decided, and rounding came second
-
-# %% [markdown]
+# Read the first rows: bf16 keeps a small part of a timid update, yet the
+# unmerged model answers as before too. So on this model the learning rate
+# decided, and rounding came second.
+#
 # ### What β did
 #
-# - Same learning rate, same steps: only β differs
+# Same learning rate, same steps: only β differs.
 
 # %%
 rows = [
@@ -987,10 +923,9 @@ columns = ["β", "margin (β·nats)", "margin (nats)", "KL a token", "won",
 pd.DataFrame(rows, columns=columns).set_index("β")
 
 # %% [markdown]
-# - The logged margin grows with β because it is *multiplied* by it
-# - Divided by β it says how far the answers really moved
-
-# %% [markdown]
+# The logged margin grows with β because it is *multiplied* by it. Divided by
+# β it says how far the answers really moved.
+#
 # ### Stop early
 #
 # - The rule: after some steps, take the mean margin over β, times planned
@@ -1016,10 +951,9 @@ display(Markdown(
 ))
 
 # %% [markdown]
-# - A small model on easy problems: the threshold is this model's, the way to
-#   find it is general
-
-# %% [markdown]
+# A small model on easy problems: the threshold is this model's, the way to
+# find it is general.
+#
 # ## 13. The honest caveat
 #
 # - Dev again: our settings were chosen on it; the test sets come next
@@ -1027,25 +961,11 @@ display(Markdown(
 #   what the base model never solved has no pair
 # - DPO can lower the probability of **both** answers and still widen the
 #   margin: the loss sees the difference only (`rewards/chosen` in section 6)
-
-# %% [markdown]
 # - Right against wrong is not good reasoning against bad: the length of the
 #   two sides alone can be what is learned
 
 # %%
-import psutil
-from helpers.grading import shut_down
-
-shut_down()
-took = time.perf_counter() - started
-held = psutil.Process().memory_info().rss / 2**30
-phases = {p["phase"]: p["seconds"] for p in run.ledger()}
-display(Markdown("\n".join(
-    [f"- wall time: {took:.0f} s"]
-    + [f"- the stage `{name}`, when it was made: {phases[name]:.0f} s"
-       for name in VARIANTS if name in phases]
-    + [f"- memory of this kernel: {held:.1f} GiB"]
-)))
+session.show_cost(*VARIANTS)
 
 # %% [markdown]
 # ## Exercises
@@ -1058,8 +978,7 @@ display(Markdown("\n".join(
 # 3. **Open.** Is it the arithmetic or the length? Build pairs in which both
 #    sides have nearly the same length, train, and compare on dev with an
 #    interval. How many pairs would you need to be sure?
-
-# %% [markdown]
+#
 # ## Recap
 #
 # - **reward**: β times the log ratio of policy and reference

@@ -26,7 +26,7 @@
 # - the merged models of notebooks 03 and 04; what is missing is taken from a
 #   recorded run or made, and the setup cell says which
 # - a CPU on tier `pocket`; the recipes of the other tiers name their cards
-# - the time and memory that this notebook took are printed below, measured
+# - the time and memory that this notebook took are printed at its end
 
 # %% tags=["parameters"]
 TIER: str = "pocket"
@@ -36,51 +36,31 @@ SEED: int = 42
 OVERRIDES: list = []
 
 # %% [markdown]
-# - Setup, the same in every notebook: find the package, open the session
-# - This notebook evaluates four models: base, SFT, SFT + DPO, and SFT + DPO
-#   with the published settings
+# Setup, the same in every notebook: find the package (Colab fetches the
+# repository first), open the **session**: the recipe and the run folder. This
+# notebook evaluates four models: base, SFT, SFT + DPO, and SFT + DPO with the
+# published settings.
 
 # %%
-import importlib.util
+import os
 import subprocess
 import sys
-from pathlib import Path
 
-if importlib.util.find_spec("helpers") is None:
-    if "google.colab" in sys.modules and not Path("lab").exists():
-        url = "https://github.com/math-slm-lab/math-slm-lab"
-        subprocess.run(["git", "clone", "-q", url, "lab"], check=True)
-        pip = [sys.executable, "-m", "pip", "install", "-q", "-e", "lab"]
-        subprocess.run(pip, check=True)
-    sys.path.insert(0, "lab" if Path("lab").exists() else "..")
-
+if "google.colab" in sys.modules and not os.path.exists("lab"):
+    url = "https://github.com/math-slm-lab/math-slm-lab"
+    fetch = f"git clone -q {url} lab && pip install -q -e lab"
+    subprocess.run(fetch, shell=True, check=True)
+sys.path += ["lab", ".."]  # the clone: fetched in Colab, or this one
 from helpers.session import start
 
 TAGS = ("base", "sft", "dpo", "dpo-published")
 session = start(
-    TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES,
+    TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES, notebook="05_evaluation",
     needs=["distill", *(f"merge/{tag}" for tag in TAGS[1:])],
     makes=[*(f"evaluate/{tag}" for tag in TAGS),
            "evaluate-t1/base", "evaluate-t1/sft"],
 )
-recipe, run = session.recipe, session.run
-
-# %% [markdown]
-# - How long it takes: read from this run folder, where the course runner
-#   writes the seconds of each notebook
-
-# %%
-import time
-import pandas as pd
-from IPython.display import Markdown, display
-from helpers.base import read_json
-
-started = time.perf_counter()
-pd.set_option("display.max_colwidth", None)
-timed = run.file("notebooks", "timings.json")
-times = read_json(timed) if timed.is_file() else {}
-last = times.get("05_evaluation", "not timed yet")
-print("seconds of the last run:", last)
+recipe, run = session.recipe, session.run_dir
 
 # %% [markdown]
 # ## 1. Four benchmarks, four questions
@@ -92,13 +72,12 @@ print("seconds of the last run:", last)
 # | hard | what can so few problems say at all? |
 # | shifted | does it hold for wordings that were never trained? |
 #
-# - Each plays the part of a published benchmark
-
-# %% [markdown]
-# - No problem of them is in the training set; a test of this repository
-#   compares the texts, not only the ids
+# Each plays the part of a published benchmark. No problem of them is in the
+# training set; a test of this repository compares the texts, not only the
+# ids.
 
 # %%
+import pandas as pd
 from helpers.problems import load_problems
 
 benchmarks = recipe.evaluate.benchmarks
@@ -123,8 +102,6 @@ print("decided beforehand: base → sft on", MAIN)
 #
 # - A score without its decoding settings is half a score
 # - Greedy: no dice, so a difference between two models is theirs
-
-# %% [markdown]
 # - The cap is part of the benchmark: what is not finished by then is cut
 # - A cut response is graded like any other: without a marked answer its last
 #   number counts (the last resort of notebook 01), and that happens to be
@@ -139,27 +116,20 @@ decoding = f"{how}, max_new_tokens {settings.max_new_tokens}"
 print(decoding)
 
 # %% [markdown]
-# - The long cell: every model answers every problem, one graded line each
-# - Killed on the way, it goes on with the problems that lack a line
+# The long cell: every model answers every problem, one graded line each.
+# Killed on the way, it goes on with the problems that lack a line.
+
+# %%
+metrics = {tag: session.run(f"evaluate/{tag}") for tag in TAGS}
+note = session.note(*(f"evaluate/{tag}" for tag in TAGS))
+
+# %% [markdown]
+# Read the lines back: `results[model][set]` is a list of responses, in the
+# order of the problems.
 
 # %%
 from helpers.results import load_results
-from helpers.stages import run_evaluate
 
-metrics = {
-    tag: session.recall(f"evaluate/{tag}", lambda tag=tag: run_evaluate(
-        recipe, run, (tag,))[tag])
-    for tag in TAGS
-}
-where = session.provenance(*(f"evaluate/{tag}" for tag in TAGS))
-note = None if where == "live" else where
-print(where)
-
-# %% [markdown]
-# - Read the lines back: `results[model][set]` is a list of responses, in
-#   the order of the problems
-
-# %%
 results = {
     tag: {b.name: load_results(run, tag, b.name) for b in benchmarks}
     for tag in TAGS
@@ -173,14 +143,11 @@ print(row.problem_id, "|", row.finish_reason, "|", row.tokens, "tokens |",
 #
 # - Each cell is a share of problems, so it has an interval
 # - **Wilson interval**: the range of true shares that fit the count
-
-# %% [markdown]
 # - Two models on the *same* set: do not look for overlapping bars, there is
 #   a sharper tool (section 5)
 
 # %%
-from helpers.results import plots
-from helpers.results import proportion
+from helpers.results import plots, proportion
 
 scores = {
     tag: {name: proportion(x["k"], x["n"]) for name, x in sets.items()}
@@ -202,17 +169,14 @@ pd.DataFrame({
 }).rename_axis("set")
 
 # %% [markdown]
-# - Read the *width* before the height: it is what the set can resolve
-
-# %% [markdown]
+# Read the *width* before the height: it is what the set can resolve.
+#
 # ## 4. How the rest went wrong
 #
 # - **finished, wrong**: a complete answer, and a wrong one: arithmetic or
 #   understanding
 # - **cut at the cap**: no time to finish, and wrong: length
 # - **no answer**: finished, but nothing that the grader could read: form
-
-# %% [markdown]
 # - The three call for different remedies; one percentage hides them
 
 # %%
@@ -224,9 +188,8 @@ def count_kinds(found):
     """The four counts of one model on one set, in words."""
     return {word: found[key] for key, word in NAMES.items()}
 
-
 # %% [markdown]
-# - The main set, one bar a model
+# The main set, one bar a model.
 
 # %%
 figure = plots.plot_outcomes(
@@ -250,8 +213,6 @@ pd.DataFrame({
 # %% [markdown]
 # - Which of the wrong kinds shrank from base to SFT?
 # - What shrank from SFT to DPO?
-
-# %% [markdown]
 # - Cut is not always wrong: cut responses whose last number happened to be
 #   right stand among the *right* above
 
@@ -271,8 +232,6 @@ pd.DataFrame({
 #
 # - Both models met the same problems: so compare problem by problem
 # - A problem that both solve, or neither, says nothing about which is better
-
-# %% [markdown]
 # - **won**: only the later model solves it; **lost**: only the earlier one
 
 # %%
@@ -291,7 +250,7 @@ def compare_on(name, before, after):
 first = compare_on(MAIN, "base", "sft")
 
 # %% [markdown]
-# - The question that was decided beforehand
+# The question that was decided beforehand.
 
 # %%
 figure = plots.plot_paired(
@@ -315,21 +274,21 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# - If the two models were equally good, a flip would be won or lost like the
-#   toss of a coin
-# - The exact McNemar test asks how likely a split at least this uneven is
+# If the two models were equally good, a flip would be won or lost like the
+# toss of a coin. The exact McNemar test asks how likely a split at least this
+# uneven is.
 
 # %%
+from IPython.display import Markdown, display
+
 display(Markdown(first.sentence("base", "sft", MAIN)))
 
 # %% [markdown]
 # ### A failing case, on purpose
 #
-# - Paired means: the *same* problems
-
-# %% [markdown]
-# - Two result files of different sets look alike; mixing them up gives a
-#   number all the same, unless something looks at the ids
+# Paired means: the *same* problems. Two result files of different sets look
+# alike; mixing them up gives a number all the same, unless something looks at
+# the ids.
 
 # %%
 from helpers.base import LabError
@@ -345,14 +304,13 @@ except LabError as error:
     print(error)
 
 # %% [markdown]
-# - Each model has a folder of its own, so that no result can overwrite
-#   another's
-
-# %% [markdown]
+# Each model has a folder of its own, so that no result can overwrite
+# another's.
+#
 # ### All comparisons
 #
-# - Three steps: base to SFT, SFT to DPO, SFT to DPO with the published
-#   settings; on four sets
+# Three steps: base to SFT, SFT to DPO, SFT to DPO with the published
+# settings; on four sets.
 
 # %%
 STEPS = (("base", "sft"), ("sft", "dpo"), ("sft", "dpo-published"))
@@ -362,7 +320,7 @@ pairs = {
 }
 
 # %% [markdown]
-# - Won, lost, the change with its interval, and the exact p
+# Won, lost, the change with its interval, and the exact p.
 
 # %%
 from helpers.results import format_p
@@ -378,8 +336,6 @@ table
 # %% [markdown]
 # - *helps* or *hurts* only when interval and test agree; else *undecided*
 # - *Undecided* is not *no effect*: the interval shows what is still possible
-
-# %% [markdown]
 # - An equal score alone does not say equal answers: look at won **and** lost
 # - With the published settings of DPO:
 
@@ -393,11 +349,10 @@ for name in problems:
           else "exactly the same problems are right")
 
 # %% [markdown]
-# - Nothing won and nothing lost: there an equal score really is equal
-#   answers, right and wrong on the same problems
-# - Twelve won and twelve lost would look the same in a table of scores
-
-# %% [markdown]
+# Nothing won and nothing lost: there an equal score really is equal answers,
+# right and wrong on the same problems. Twelve won and twelve lost would look
+# the same in a table of scores.
+#
 # ### One number over all sets?
 #
 # - A mean over sets weighs the few hard problems like the many main ones
@@ -420,8 +375,6 @@ display(Markdown("\n".join(lines)))
 # ## 6. Many looks
 #
 # - Twenty tests of nothing give about one *p below 0.05*
-
-# %% [markdown]
 # - **Holm's method** raises the p values so that the chance of *any* false
 #   alarm stays at 5 %
 # - The comparison named beforehand stands on its own; all others pay
@@ -439,19 +392,16 @@ table = pd.DataFrame({
 table
 
 # %% [markdown]
-# - What was below 0.05 alone and is not any more was a look too many
-
-# %% [markdown]
+# What was below 0.05 alone and is not any more was a look too many.
+#
 # ### The best of many checkpoints
 #
-# - Scoring many checkpoints on the test set and reporting the best one is
-#   also a look too many, only a hidden one
-# - A published case: 21 checkpoints, two small contest sets, and the best
-#   scores in the headline
+# Scoring many checkpoints on the test set and reporting the best one is also
+# a look too many, only a hidden one. A published case: 21 checkpoints, two
+# small contest sets, and the best scores in the headline.
 
 # %%
-from helpers.results import load_published
-from helpers.results import say_selection
+from helpers.results import load_published, say_selection
 
 rs = load_published("open-rs")
 tried = len(rs.table("checkpoints").rows)
@@ -463,15 +413,14 @@ for name, model in (("AIME24", "Open-RS3"), ("AMC23", "Open-RS2")):
 display(Markdown(f"*{rs.credit}*"))
 
 # %% [markdown]
-# - The cure costs nothing: choose the checkpoint on a dev set, open the test
-#   set once
-
-# %% [markdown]
+# The cure costs nothing: choose the checkpoint on a dev set, open the test
+# set once.
+#
 # ## 7. Look at flips
 #
-# - A test counts flips; only reading shows what flipped
-# - Chosen by a rule: on the main set from base to SFT, the first two that
-#   were won and the first that was lost
+# A test counts flips; only reading shows what flipped. Chosen by a rule: on
+# the main set from base to SFT, the first two that were won and the first
+# that was lost.
 
 # %%
 texts = {p.id: p for p in problems[MAIN]}
@@ -481,7 +430,7 @@ won = [x for x in both if x[1].correct and not x[0].correct]
 lost = [x for x in both if x[0].correct and not x[1].correct]
 
 # %% [markdown]
-# - Problem, gold, and both answers with the grader's reason
+# Problem, gold, and both answers with the grader's reason.
 
 # %%
 for title, pair in [("won", x) for x in won[:2]] + [
@@ -494,12 +443,11 @@ for title, pair in [("won", x) for x in won[:2]] + [
     print()
 
 # %% [markdown]
-# - Style or arithmetic? Three texts are no count; so count the styles
-
-# %% [markdown]
+# Style or arithmetic? Three texts are no count; so count the styles.
+#
 # ### In which style do they answer?
 #
-# - A style shows in its opening words, as in notebook 02 (tier `pocket`)
+# A style shows in its opening words, as in notebook 02 (tier `pocket`).
 
 # %%
 OPENINGS = {
@@ -517,9 +465,8 @@ def name_style(text):
         return "one line"
     return "hashes" if "####" in text else "other"
 
-
 # %% [markdown]
-# - In each cell: the share of all answers, then right of total in this style
+# In each cell: the share of all answers, then right of total in this style.
 
 # %%
 STYLES = ["one line", *OPENINGS.values(), "hashes", "other"]
@@ -536,7 +483,7 @@ pd.DataFrame({
 }).rename_axis(f"style on {MAIN}")
 
 # %% [markdown]
-# - The first row is the story; here it is alone, with its interval
+# The first row is the story; here it is alone, with its interval.
 
 # %%
 for tag, found in styles.items():
@@ -544,19 +491,16 @@ for tag, found in styles.items():
           proportion(len(found["one line"]), len(results[tag][MAIN])))
 
 # %% [markdown]
-# - Read *down* a column: how a model answers; read *along* a row: how often
-#   that style is right
-# - Along a row the problems differ, since each model chooses its style anew:
-#   a hint about the arithmetic inside a style, and no test of it
-
-# %% [markdown]
+# Read *down* a column: how a model answers; read *along* a row: how often
+# that style is right. Along a row the problems differ, since each model
+# chooses its style anew: a hint about the arithmetic inside a style, and no
+# test of it.
+#
 # ## 8. Lengths before and after
 #
 # - Two forces pull on the length of what was kept
 # - What was cut is never kept, right or not: that favours *short* answers
 # - Who writes out the steps errs less: that favours *long* ones
-
-# %% [markdown]
 # - Which one won, and does it touch the cap?
 
 # %%
@@ -585,8 +529,8 @@ pd.DataFrame({
 }, index=cuts)
 
 # %% [markdown]
-# - Is the change only a matter of the cap? Score the problems that **both**
-#   models finished
+# Is the change only a matter of the cap? Score the problems that **both**
+# models finished.
 
 # %%
 finished = [x for x in both
@@ -598,16 +542,14 @@ if finished:
     display(Markdown(c.sentence("base", "sft", "these")))
 
 # %% [markdown]
-# - A selected part, so a hint and no result: which problems are in it
-#   depends on the models
-
-# %% [markdown]
+# A selected part, so a hint and no result: which problems are in it depends
+# on the models.
+#
 # ### Any smaller cap, for nothing
 #
-# - A greedy response under a smaller cap is the *beginning* of the one under
-#   a larger cap
-# - So cut what is stored, grade it again, and have the score at every cap:
-#   no model is asked
+# A greedy response under a smaller cap is the *beginning* of the one under a
+# larger cap. So cut what is stored, grade it again, and have the score at
+# every cap: no model is asked.
 
 # %%
 from helpers.results import measure_caps, split_change
@@ -638,18 +580,15 @@ pd.DataFrame({
 # - At which cap does a curve stop rising? Above it tokens buy nothing
 # - Do the curves of two models *cross*? Then "which is better" depends on
 #   the cap, and a table of scores must say it
-
-# %% [markdown]
 # - A cut response may be right by luck: its last number counts. So a curve
 #   may even fall a little where the cap grows
-
-# %% [markdown]
+#
 # ### Is a drop only truncation?
 #
-# - A published model lost points on an easy set; were its answers worse, or
-#   only longer than the cap?
-# - Stored results settle it: count the lost problems that were cut, and ask
-#   what the change would be had **all** cut responses been right
+# A published model lost points on an easy set; were its answers worse, or
+# only longer than the cap? Stored results settle it: count the lost problems
+# that were cut, and ask what the change would be had **all** cut responses
+# been right.
 
 # %%
 lines = []
@@ -660,28 +599,25 @@ for name in problems:
 display(Markdown("\n".join(lines)))
 
 # %% [markdown]
-# - That is a bound, so it can clear the cap of suspicion for good
-# - It cannot convict it: for that, evaluate with a larger cap (exercise 2)
-
-# %% [markdown]
+# That is a bound, so it can clear the cap of suspicion for good. It cannot
+# convict it: for that, evaluate with a larger cap (exercise 2).
+#
 # ## 9. Several samples
 #
 # - Greedy shows one answer; self-distillation drew several and kept the
 #   right ones
 # - So what the base model can reach with several samples is what it could
 #   learn from: **pass@k**, the chance that one of k samples is right
-
-# %% [markdown]
 # - The samples that were harvested are still there, on the training
 #   problems: nothing is drawn again
 
 # %%
 from helpers.stages import load_training
 from helpers.base import group_samples
-from helpers.base import Completion, read_records
+from helpers.grading import read_graded
 from helpers.results import pass_curve
 
-drawn = read_records(run.file("samples", "distill.jsonl"), Completion)
+drawn = read_graded(run.file("samples", "distill.jsonl"))
 asked = {row.problem_id for row in drawn}
 train = [p for p in load_training(recipe) if p.id in asked]
 harvest = pass_curve(group_samples(drawn, train))
@@ -698,9 +634,7 @@ for k, found in harvest.items():
 # %%
 N = recipe.course.samples
 reached = {
-    tag: session.recall(f"evaluate-t1/{tag}", lambda tag=tag: run_evaluate(
-        recipe, run, (tag,), benchmarks=[MAIN], n=N, temperature=1.0)[tag])
-    for tag in ("base", "sft")
+    tag: session.run(f"evaluate-t1/{tag}") for tag in ("base", "sft")
 }
 
 # %%
@@ -730,12 +664,10 @@ pd.DataFrame({
 }).rename_axis(f"on {MAIN}")
 
 # %% [markdown]
-# - The intervals are over *problems*: samples of one problem are alike, and
-#   counting them as independent would make every interval too narrow
-
-# %% [markdown]
-# - Read it slantwise: from pass@1 of base up to pass@k of base is the room
-#   that self-distillation had; pass@1 of SFT says how far it came
+# The intervals are over *problems*: samples of one problem are alike, and
+# counting them as independent would make every interval too narrow. Read it
+# slantwise: from pass@1 of base up to pass@k of base is the room that
+# self-distillation had; pass@1 of SFT says how far it came.
 
 # %%
 base, sft = reach["base"], reach["sft"]
@@ -749,8 +681,7 @@ print("the lines", "draw together" if sft[N].value - sft[1].value
 #   it could already find, rather than able to find more
 # - pass@k is a guide to the room and no wall: what k samples never held may
 #   still be learned from problems that resemble it
-
-# %% [markdown]
+#
 # ### Choosing among samples
 #
 # - pass@k needs somebody who knows the right answer; at the exam nobody does
@@ -782,8 +713,6 @@ pd.DataFrame(rows).rename_axis(f"on {MAIN}, {N} samples")
 # - The model's confidence does not know the gold answer; where it chooses
 #   well, what this model is sure of is more often right. Look it up for each
 #   model, never assume it
-
-# %% [markdown]
 # - More samples than are kept? That is refused: k of what was never drawn
 #   would be made up
 
@@ -798,9 +727,8 @@ except LabError as error:
 # %% [markdown]
 # ## 10. What so few problems can say
 #
-# - The hard set is as small as the published contest set whose part it
-#   plays
-# - Look at the width of its interval
+# The hard set is as small as the published contest set whose part it plays.
+# Look at the width of its interval.
 
 # %%
 rows = [
@@ -811,11 +739,8 @@ columns = ["set", "problems", "width of the interval in points"]
 pd.DataFrame(rows, columns=columns).set_index("set")
 
 # %% [markdown]
-# - Half the width costs four times the problems
-
-# %% [markdown]
-# - The paired test has a floor of its own: with few flips no result is
-#   significant, however one-sided
+# Half the width costs four times the problems. The paired test has a floor of
+# its own: with few flips no result is significant, however one-sided.
 
 # %%
 from helpers.results import mcnemar_p
@@ -827,16 +752,13 @@ pd.DataFrame(
 ).rename_axis("flips, all of them won", axis=1)
 
 # %% [markdown]
-# - Below six net flips there is nothing to be found, whatever was done to
-#   the model
-# - Such a set can show a miracle or a disaster, and nothing in between
-
-# %% [markdown]
+# Below six net flips there is nothing to be found, whatever was done to the
+# model. Such a set can show a miracle or a disaster, and nothing in between.
+#
 # ## 11. The published grid beside ours
 #
-# - A 7B model on eight large cards, the same pipeline, the same roles
-# - The write-up gives percentages only; the intervals are ours, from its
-#   counts
+# A 7B model on eight large cards, the same pipeline, the same roles. The
+# write-up gives percentages only; the intervals are ours, from its counts.
 
 # %%
 theirs = load_published("math-slm")
@@ -866,10 +788,10 @@ display(Markdown(f"*{theirs.credit}*"))
 # %% [markdown]
 # ### What it can carry
 #
-# - Results per problem were not at hand, so only an *unpaired* test is
-#   possible: it ignores that both models met the same problems
-# - But the totals bound every paired test: *best paired p* is the smallest
-#   p that any paired table with this difference in totals can have
+# Results per problem were not at hand, so only an *unpaired* test is
+# possible: it ignores that both models met the same problems. But the totals
+# bound every paired test: *best paired p* is the smallest p that any paired
+# table with this difference in totals can have.
 
 # %%
 from helpers.results import WORDS, judge_claim, newcombe_difference
@@ -881,9 +803,8 @@ def judge(before, after):
     return (str(claim.change), format_p(claim.z_p),
             format_p(claim.bound.smallest_p), WORDS[claim.verdict])
 
-
 # %% [markdown]
-# - Each step on each benchmark
+# Each step on each benchmark.
 
 # %%
 claims = [
@@ -904,14 +825,10 @@ display(Markdown(f"*{theirs.credit}*"))
 #   decide it
 # - On the contest problems nothing can be shown
 # - Of DPO nothing can be said, neither that it works nor that it does not
-
-# %% [markdown]
 # - The write-up says that DPO flipped **no** answer on two sets, since the
 #   counts are equal
 # - Equal counts allow any number of flips, as long as as many are won as
 #   lost; only results per problem can tell
-
-# %% [markdown]
 # - Our own run with the published settings, problem by problem:
 
 # %%
@@ -926,8 +843,7 @@ display(Markdown(
 # %% [markdown]
 # ### Role by role
 #
-# - Different models, different problems: compare the *pattern*, not the
-#   height
+# Different models, different problems: compare the *pattern*, not the height.
 
 # %%
 rows = []
@@ -950,7 +866,7 @@ pd.DataFrame(rows, columns=columns).set_index("ours")
 #   with the repository
 
 # %%
-from helpers.base import DATA_DIR
+from helpers.base import DATA_DIR, read_json
 
 path = DATA_DIR / "measured" / recipe.name / "seeds.json"
 record = read_json(path) if path.is_file() else {"seeds": {}}
@@ -966,7 +882,7 @@ if not seeds:
     print(f"no recorded seeds for tier {recipe.name} yet")
 
 # %% [markdown]
-# - Bars of one seed stand together
+# Bars of one seed stand together.
 
 # %%
 if seeds:
@@ -992,7 +908,7 @@ if seeds:
     display(table.rename_axis("run"))
 
 # %% [markdown]
-# - The same for DPO, on the main set and on the one with new wordings
+# The same for DPO, on the main set and on the one with new wordings.
 
 # %%
 ASKED = [b.name for b in benchmarks if b.name in (MAIN, "shifted")]
@@ -1004,7 +920,7 @@ for seed, row in seeds.items():
             gains[name][f"seed {seed}"] = gain / row["sft"][name]["n"]
 
 # %% [markdown]
-# - One column a set
+# One column a set.
 
 # %%
 if seeds:
@@ -1020,20 +936,13 @@ for name, found in gains.items() if seeds else ():
 # %% [markdown]
 # - Look at the spread before the mean, and at the sign on *both* sets: a
 #   gain where it was trained need not be one elsewhere
-
-# %% [markdown]
 # - The base is the same model under greedy decoding, so it must not move;
 #   all other movement is training and the draw of its samples
-
-# %% [markdown]
 # - A gain that is smaller than the spread over seeds is luck of the draw
-
-# %% [markdown]
+#
 # ## 13. How many problems would it take?
 #
 # - A claimed change and a wish: to find it four times in five (power 0.8)
-
-# %% [markdown]
 # - **Unpaired**, from two published shares
 
 # %%
@@ -1073,25 +982,19 @@ pd.DataFrame(rows, columns=columns).set_index("our step")
 #   one effect and too small for the next
 # - It takes the change that was *seen* for the true one, so it is a guide
 #   for the next set, no verdict on this one
-
-# %% [markdown]
 # - That is a fact about the *sets*; it would be cheap to know it before a
 #   run is paid for
-
-# %% [markdown]
+#
 # ## 14. The honest caveat
 #
 # - Test sets are opened once: if you now change a setting because of a
 #   number on this page, this page has become a dev set
 # - The published settings were run on a model far smaller than theirs; what
 #   holds here need not hold there
-
-# %% [markdown]
 # - Greedy with one cap is one way of asking; sections 8 and 9 show others,
 #   and an order of models can turn around between them
 # - A grader gave all verdicts: its blind spots are in every row
-
-# %% [markdown]
+#
 # ## 15. The report
 #
 # - One page with all of this, for those who were not here: it reads the run
@@ -1106,22 +1009,10 @@ page = write_report(run, session.tokenizer)
 print(f"{RUN_DIR}/{page.name}: {page.stat().st_size / 2**20:.1f} MiB")
 
 # %% [markdown]
-# - What this notebook took
+# What this notebook took.
 
 # %%
-import psutil
-from helpers.grading import shut_down
-
-shut_down()
-took = time.perf_counter() - started
-held = psutil.Process().memory_info().rss / 2**30
-phases = {p["phase"]: p["seconds"] for p in run.ledger()}
-display(Markdown("\n".join(
-    [f"- wall time: {took:.0f} s"]
-    + [f"- the stage `{name}`, when it was made: {phases[name]:.0f} s"
-       for name in phases if name.startswith("evaluate")]
-    + [f"- memory of this kernel: {held:.1f} GiB"]
-)))
+session.show_cost(*(f"evaluate/{tag}" for tag in TAGS))
 
 # %% [markdown]
 # ## Exercises
@@ -1136,8 +1027,7 @@ display(Markdown("\n".join(
 #    Find its n, compute its intervals, and write three sentences: what it
 #    shows, what it cannot show, and what its authors could publish to
 #    settle it.
-
-# %% [markdown]
+#
 # ## Recap
 #
 # - **Wilson interval**: the true shares that fit a count

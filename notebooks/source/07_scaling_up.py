@@ -22,7 +22,7 @@
 # **You need**
 #
 # - any CPU: nothing is trained, no model is loaded, no network is used
-# - the time and memory that this notebook took are printed below, measured
+# - the time and memory that this notebook took are printed at its end
 
 # %% tags=["parameters"]
 TIER: str = "pocket"
@@ -33,44 +33,25 @@ OVERRIDES: list = []
 BIG: str = "h100x8"  # the recipe that is planned in detail
 
 # %% [markdown]
-# - Setup, the same in every notebook: find the package, open the session
+# - Setup, the same in every notebook: find the package (Colab fetches the
+#   repository first), open the **session**: the recipe and the run folder
 # - `BIG` is the recipe that is looked at closely; another tier works too
 
 # %%
-import importlib.util
+import os
 import subprocess
 import sys
-from pathlib import Path
 
-if importlib.util.find_spec("helpers") is None:
-    if "google.colab" in sys.modules and not Path("lab").exists():
-        url = "https://github.com/math-slm-lab/math-slm-lab"
-        subprocess.run(["git", "clone", "-q", url, "lab"], check=True)
-        pip = [sys.executable, "-m", "pip", "install", "-q", "-e", "lab"]
-        subprocess.run(pip, check=True)
-    sys.path.insert(0, "lab" if Path("lab").exists() else "..")
-
+if "google.colab" in sys.modules and not os.path.exists("lab"):
+    url = "https://github.com/math-slm-lab/math-slm-lab"
+    fetch = f"git clone -q {url} lab && pip install -q -e lab"
+    subprocess.run(fetch, shell=True, check=True)
+sys.path += ["lab", ".."]  # the clone: fetched in Colab, or this one
 from helpers.session import start
 
-session = start(TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES)
-recipe, run = session.recipe, session.run
-
-# %% [markdown]
-# - How long it takes: read from this run folder, where the course runner
-#   writes the seconds of each notebook
-
-# %%
-import time
-import pandas as pd
-from IPython.display import Markdown, display
-from helpers.base import read_json
-
-started = time.perf_counter()
-pd.set_option("display.max_colwidth", None)
-timed = run.file("notebooks", "timings.json")
-times = read_json(timed) if timed.is_file() else {}
-last = times.get("07_scaling_up", "not timed yet")
-print("seconds of the last run:", last)
+session = start(
+    TIER, RUN_DIR, RUN_MODE, SEED, OVERRIDES, notebook="07_scaling_up")
+recipe, run = session.recipe, session.run_dir
 
 # %% [markdown]
 # ## 1. One course, many machines
@@ -79,8 +60,6 @@ print("seconds of the last run:", last)
 # - Three things do: what a **card** holds, how long it **takes**, what it
 #   **costs**
 # - All three are arithmetic, so they can be known before anything is rented
-
-# %% [markdown]
 # - `plan(recipe)` does the arithmetic: sizes of the model, settings of the
 #   recipe, a table of cards
 # - It loads no torch and asks no network; how long did all tiers take?
@@ -88,6 +67,8 @@ print("seconds of the last run:", last)
 # %%
 from helpers.planner import plan
 from helpers.base import list_recipes, load_recipe
+
+import time
 
 clock = time.perf_counter()
 plans = {
@@ -102,6 +83,9 @@ print(f"{len(plans)} plans in {seconds:.2f} s, torch loaded:",
 # - *Trainable*: what LoRA adds, counted exactly
 
 # %%
+import pandas as pd
+
+
 def describe(found):
     """The row of one plan."""
     work, steps = found.workload, found.steps["SFT"].count
@@ -121,8 +105,8 @@ def describe(found):
 pd.DataFrame({name: describe(found) for name, found in plans.items()}).T
 
 # %% [markdown]
-# - The same in a shell: `mathslm plan --tier h100x8`
-# - For another machine: `--card A100 --cards 4`; the batch is solved again
+# The same in a shell: `mathslm plan --tier h100x8`. For another machine:
+# `--card A100 --cards 4`; the batch is solved again.
 
 # %%
 from helpers.planner import describe_machine
@@ -139,8 +123,6 @@ for name, (trained, total) in big.trainable.items():
 # - **Adapter and optimizer**: LoRA weights, their gradients, and two moments
 #   that AdamW keeps of each
 # - **Checkpoints** and **activations**: what the backward pass needs again
-
-# %% [markdown]
 # - **Logits**: one number for every token *and* every word of the
 #   vocabulary
 # - **KV cache**: keys and values of all tokens that are being sampled
@@ -175,11 +157,10 @@ def table_of(found):
 table_of(big)
 
 # %% [markdown]
-# - Sampling fills the card on purpose: what is left after the weights
-#   becomes cache, and more cache is more answers at once
-# - Training is judged by its longest batch, not by the average one
-
-# %% [markdown]
+# Sampling fills the card on purpose: what is left after the weights becomes
+# cache, and more cache is more answers at once. Training is judged by its
+# longest batch, not by the average one.
+#
 # ### Three remedies, and what each takes
 #
 # - Half the rows at once: half of activations, twice the accumulation
@@ -203,16 +184,13 @@ pd.DataFrame(rows).T
 # %% [markdown]
 # - The last column decides; the others say where to save
 # - *No checkpointing* is the faster setting where it fits
-
-# %% [markdown]
+#
 # ## 3. Down the ladder
 #
 # - A model that does not fit can be held in fewer bits
 # - Each rung must need **less** than the one before
 # - A published course for the T4 tried 4 bits first, then 8, then 16: a
 #   ladder that leads up, and cannot help
-
-# %% [markdown]
 # - The rungs for a 7B model on a T4, by the planner
 
 # %%
@@ -234,8 +212,6 @@ pd.DataFrame(rows).T
 #   and says what it tried
 # - Below the last rung: a part of the layers on the CPU, then a smaller
 #   model, which is mostly the better idea
-
-# %% [markdown]
 # - **Precision** is chosen by the card: a T4 has no bf16 arithmetic, so its
 #   recipes say fp16
 # - Ask for bf16 there, and the guard answers
@@ -256,7 +232,7 @@ except LabError as error:
 # %% [markdown]
 # ## 4. What happens when
 #
-# - Phases one after another; the price runs all the time
+# Phases one after another; the price runs all the time.
 
 # %%
 from helpers.planner import phase_rows
@@ -282,9 +258,9 @@ columns = ["phase", "tokens", "minutes", "USD", "how"]
 pd.DataFrame(rows, columns=columns).set_index("phase")
 
 # %% [markdown]
-# - Every line says how it was got: *assumed*, a share of the **roofline**
-#   (what the card could do at best), or measured
-# - An estimate with its assumption can be wrong in the open
+# Every line says how it was got: *assumed*, a share of the **roofline** (what
+# the card could do at best), or measured. An estimate with its assumption can
+# be wrong in the open.
 
 # %%
 for line in big.assumptions:
@@ -297,13 +273,12 @@ for line in big.assumptions:
 #   engine, more memory
 # - **Replicas** are whole copies, one a card: each answers its own prompts
 # - Prompts are independent, so no copy ever waits for another
-
-# %% [markdown]
+#
 # ### Which sizes are possible at all
 #
-# - Attention heads must divide evenly; KV heads too, unless there are fewer
-#   of them than cards: then each is copied
-# - So the rule is the model's, not the machine's
+# Attention heads must divide evenly; KV heads too, unless there are fewer of
+# them than cards: then each is copied. So the rule is the model's, not the
+# machine's.
 
 # %%
 from helpers.planner import (
@@ -320,7 +295,7 @@ columns = ["model", "heads", "KV heads", "sizes up to 8"]
 pd.DataFrame(rows, columns=columns).set_index("model")
 
 # %% [markdown]
-# - The failing case, on purpose: all eight cards for the 7B model
+# The failing case, on purpose: all eight cards for the 7B model.
 
 # %%
 from helpers.planner import require_tensor_parallel
@@ -351,7 +326,7 @@ print(f"efficiency of a card in the engine: {published.efficiency:.0%}")
 print(f"8 × TP=1 over 1 × TP=4: {published.speedup:.2f} times the tokens")
 
 # %% [markdown]
-# - The waiting time is an assumption, so vary it
+# The waiting time is an assumption, so vary it.
 
 # %%
 from helpers.results import recompute_math_slm
@@ -374,8 +349,6 @@ pd.DataFrame(rows, columns=columns).set_index(columns[0])
 #   is the floor
 # - The table takes the published minutes for pure decoding; they were not:
 #   loading, stragglers and grading are in them
-
-# %% [markdown]
 # - So **profile before you parallelise**: look how far the published rate
 #   was from the roofline before you split anything
 # - What the idle half alone cost there:
@@ -394,8 +367,6 @@ print(big.replicas.why if big.replicas else "no vLLM in this recipe")
 # - **ZeRO-2**: gradients and optimizer are shared out; weights are whole
 # - **ZeRO-3**: weights are shared out too, and gathered layer by layer for
 #   every pass
-
-# %% [markdown]
 # - A LoRA has few gradients to share; a full fine-tune has all of them
 # - So the same three letters mean something else for the two
 
@@ -417,7 +388,7 @@ for strategy in ("ddp", "zero2", "zero3"):
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# - And the time: what gathering costs where nothing hides it
+# And the time: what gathering costs where nothing hides it.
 
 # %%
 rows = {}
@@ -434,8 +405,6 @@ pd.DataFrame(rows).T
 # - LoRA on a model that one card holds: **DDP**
 # - Full fine-tune of a model that one card can still load: **ZeRO-3**
 # - ZeRO-2 lies between: for full fine-tunes whose weights fit
-
-# %% [markdown]
 # - The recipe `h100x8` says ZeRO-3 all the same: it is what was published,
 #   and the planner says what it costs
 
@@ -446,9 +415,8 @@ for text in big.warnings:
 # %% [markdown]
 # ### One effective batch, any number of cards
 #
-# - The learning rate belongs to the **effective batch**: rows that one
-#   optimizer step sees
-# - So that stays, and the accumulation is solved again
+# The learning rate belongs to the **effective batch**: rows that one
+# optimizer step sees. So that stays, and the accumulation is solved again.
 
 # %%
 from helpers.planner import solve_batch
@@ -457,10 +425,9 @@ for cards in (1, 2, 4, 6, 8):
     print(f"{cards} card(s):", solve_batch(64, 2, cards))
 
 # %% [markdown]
-# - Six cards cannot make that batch: the planner says so, and the stage
-#   refuses rather than train with another one
-
-# %% [markdown]
+# Six cards cannot make that batch: the planner says so, and the stage refuses
+# rather than train with another one.
+#
 # ## 7. Guards
 #
 # - A guard takes numbers and gives a verdict; it loads nothing
@@ -474,7 +441,7 @@ table = pd.DataFrame([guard.as_row() for guard in GUARDS])
 table.set_index("guard")[["function", "runs"]]
 
 # %% [markdown]
-# - And three of the stories
+# And three of the stories.
 
 # %%
 for name in ("check_distinct_fraction", "check_noop", "check_single_bos"):
@@ -498,7 +465,7 @@ print("not packed:", plain_count)
 print("packed:    ", packed_count)
 
 # %% [markdown]
-# - The guard counts the rows that the trainer sees
+# The guard counts the rows that the trainer sees.
 
 # %%
 check_steps_per_epoch(plain_count, 30)
@@ -508,15 +475,13 @@ except LabError as error:
     print(error)
 
 # %% [markdown]
-# - Three times the epochs is no remedy: the same rows again, by heart
-
-# %% [markdown]
+# Three times the epochs is no remedy: the same rows again, by heart.
+#
 # ### Learning rates too small to be stored
 #
-# - AdamW moves a weight by about the learning rate a step, so a whole run
-#   by at most their **sum**
-# - A 16-bit weight can only change by whole **ulps**; below half of one,
-#   merging rounds the change away
+# AdamW moves a weight by about the learning rate a step, so a whole run by at
+# most their **sum**. A 16-bit weight can only change by whole **ulps**; below
+# half of one, merging rounds the change away.
 
 # %%
 from helpers.results import load_published
@@ -530,9 +495,8 @@ for name in ("dpo.", "dpo.rerun_"):
           check_travel(travel) or "no warning", end="\n\n")
 
 # %% [markdown]
-# - The first is what was published, the second what its authors would try
-#   next
-# - In fp32 both would be stored
+# The first is what was published, the second what its authors would try next.
+# In fp32 both would be stored.
 
 # %%
 exact = learning_rate_travel(5e-7, 60, dtype="float32")
@@ -541,9 +505,8 @@ print(check_travel(exact) or f"no warning: {exact}")
 # %% [markdown]
 # ### A reference that moves
 #
-# - DPO compares the model with itself, adapter switched off
-# - A weight that is trained *outside* the adapter stays on in both: the
-#   reference moves too
+# DPO compares the model with itself, adapter switched off. A weight that is
+# trained *outside* the adapter stays on in both: the reference moves too.
 
 # %%
 names = ["layers.0.q_proj.lora_A.default.weight",
@@ -572,11 +535,12 @@ for line in report.lines:
 # %% [markdown]
 # ## 8. The bill
 #
-# - A published bill, recomputed from its minutes and its hourly rate
-# - If our arithmetic did not give it back, it should not be trusted with
-#   the next one
+# A published bill, recomputed from its minutes and its hourly rate. If our
+# arithmetic did not give it back, it should not be trusted with the next one.
 
 # %%
+from IPython.display import Markdown, display
+
 rows = [
     (line.phase, f"{line.minutes:.0f}", line.published_usd,
      f"{line.usd:.2f}") for line in bill
@@ -589,12 +553,8 @@ display(Markdown(f"*{theirs.credit}*"))
 # - The published total is $93 for 3.5 hours
 # - The second largest line is **not computation**: a machine that waits
 #   for an upload costs as much as one that trains
-
-# %% [markdown]
 # - What to do about it: fetch models and data on a cheap machine, upload
 #   from one, and try every stage with a few steps first
-
-# %% [markdown]
 # - Ours, estimated, for the recipe of this notebook
 
 # %%
@@ -607,21 +567,18 @@ for phase in big.phases:
 # %% [markdown]
 # ## 9. Start it
 #
-# - First the checks, on the machine itself
-
-# %% [markdown]
+# First the checks, on the machine itself.
+#
 # ```bash
 # mathslm doctor --tier h100x8
 # mathslm plan --tier h100x8
 # mathslm distill --tier h100x8 --smoke-steps 5
 # mathslm distill --tier h100x8
 # ```
-
-# %% [markdown]
-# - Then training, one process a card; `ddp.yaml` in place of `zero3.yaml`
-#   is the faster choice for a LoRA
-
-# %% [markdown]
+#
+# Then training, one process a card; `ddp.yaml` in place of `zero3.yaml` is
+# the faster choice for a LoRA.
+#
 # ```bash
 # CONFIG=helpers/recipes/accelerate/zero3.yaml
 # accelerate launch --config_file $CONFIG -m helpers sft --tier h100x8
@@ -631,9 +588,8 @@ for phase in big.phases:
 # mathslm evaluate --tier h100x8
 # mathslm report --tier h100x8
 # ```
-
-# %% [markdown]
-# - The files are short; here is what they say
+#
+# The files are short; here is what they say.
 
 # %%
 import yaml
@@ -647,30 +603,21 @@ for path in sorted(REPO_ROOT.glob("helpers/recipes/accelerate/*.yaml")):
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# - Several machines: the same file with the address of the first one,
-#   `zero3_multinode.yaml`
-# - Each command can be killed and started again; finished stages are loaded
-
-# %% [markdown]
+# Several machines: the same file with the address of the first one,
+# `zero3_multinode.yaml`. Each command can be killed and started again;
+# finished stages are loaded.
+#
 # ## 10. The honest caveat
 #
 # - Nothing on this page was run on the big machines: the plan is arithmetic
 # - Memory is checked against measured peaks of the small tiers; hours on
 #   cards rest on an assumed share of what the card can do
-
-# %% [markdown]
 # - A plan that is wrong is still useful: it says what was assumed, so a
 #   measurement can say which assumption was wrong
 # - What this notebook took:
 
 # %%
-import psutil
-
-took = time.perf_counter() - started
-held = psutil.Process().memory_info().rss / 2**30
-display(Markdown(
-    f"- wall time: {took:.0f} s\n- memory of this kernel: {held:.1f} GiB"
-))
+session.show_cost()
 
 # %% [markdown]
 # ## Exercises
@@ -683,8 +630,7 @@ display(Markdown(
 # 3. **Open.** Take a published training run of your choice that names its
 #    machine and its time. Plan it. Where plan and report differ by more
 #    than a factor of two, find out which of the two is wrong.
-
-# %% [markdown]
+#
 # ## Recap
 #
 # - **plan**: memory, steps, hours and dollars from sizes alone

@@ -12,7 +12,7 @@ import tqdm.auto
 from simulated_engine import SimulatedEngine
 from test_sampling import PROBLEMS, draw, group_samples, iter_sums
 
-from helpers import plain_bar
+from helpers import session
 from helpers.base import REPO_ROOT
 from helpers.grading import read_graded
 from helpers.results import proportion
@@ -70,7 +70,7 @@ def test_only_problems_that_lack_samples_are_remembered():
 
 
 def test_plain_lines_in_a_batch_run(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(tqdm.auto, "tqdm", plain_bar.make_plain_bar())
+    monkeypatch.setattr(tqdm.auto, "tqdm", session.make_plain_bar())
     draw(tmp_path / "x.jsonl")
     out, err = capsys.readouterr()
     assert out.count("\n") == 1 and LAST.search(out)
@@ -80,9 +80,9 @@ def test_plain_lines_in_a_batch_run(tmp_path, capsys, monkeypatch):
 def test_a_plain_line_now_and_then_in_a_long_run(
     tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(plain_bar, "PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(session, "PLAIN_SECONDS", 0.0)
     monkeypatch.setattr("helpers.sampling.sample.WORDS_EVERY_S", 0.0)
-    bar = plain_bar.make_plain_bar()
+    bar = session.make_plain_bar()
     monkeypatch.setattr(bar, "monitor_interval", 0)
 
     class Eager(bar):

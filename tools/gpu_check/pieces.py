@@ -14,7 +14,7 @@ from helpers.base import LabError, Recipe, RunDir, load_recipe
 from helpers.models import free_memory, load_model
 from helpers.planner import estimate_decode_step
 from helpers.sampling import SampleRequest, make_engine, open_engine
-from helpers.session import compute_stage
+from helpers.session import run_stage
 from helpers.stages import dpo, list_needs, sft
 from tools.gpu_check import bodies
 from tools.gpu_check.training import (
@@ -82,7 +82,7 @@ def check_smol(setting: Setting) -> dict[str, Any]:
         for earlier in list_needs(recipe, stage):
             provide(earlier)
         if stage not in done:
-            compute_stage(run, stage)
+            run_stage(run, stage)
             done.append(stage)
 
     for stage in ("evaluate/base", "evaluate/sft", "merge/dpo"):

@@ -39,7 +39,7 @@ from helpers.experiments.dpo_sweep import (
     derive_rule,
     run_sweep,
 )
-from helpers.session import compute_stage
+from helpers.session import run_stage
 
 MEASURED = DATA_DIR / "measured" / "pocket"
 DEV_ONLY = (
@@ -54,7 +54,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 def _score(run: RunDir, tag: str) -> dict[str, Any]:
     """The metrics of one model on every benchmark of the run's recipe."""
-    compute_stage(run, f"evaluate/{tag}")
+    run_stage(run, f"evaluate/{tag}")
     return run.metrics()[f"evaluate/{tag}"]
 
 
@@ -77,7 +77,7 @@ def tune(
     base = RunDir.open(work / "base", base_recipe)
     upto = PIPELINE[: PIPELINE.index(stage)]
     for name in upto:
-        compute_stage(base, name)
+        run_stage(base, name)
     axes = [(k, v.split(",")) for k, v in (g.split("=", 1) for g in grid)]
     rows = read_json(out)["rows"] if out.is_file() else []
     combos = list(itertools.product(*(values for _, values in axes)))
@@ -86,7 +86,7 @@ def tune(
         recipe = load_recipe("pocket", (*DEV_ONLY, *sets))
         run = _start_from(base, work / "trial", recipe)
         for name in (stage, f"merge/{stage}"):
-            compute_stage(run, name)
+            run_stage(run, name)
         row = {"stage": stage, "set": sets, **_score(run, stage)["dev"]}
         print(row)
         rows.append(row)
@@ -106,7 +106,7 @@ def seeds(
         recipe = load_recipe("pocket", (f"seed={number}",))
         run = RunDir.open(work / str(number), recipe)
         for name in PIPELINE:
-            compute_stage(run, name)
+            run_stage(run, name)
         results[str(number)] = {tag: _score(run, tag) for tag in TAGS}
         manifest = describe_machine(load_recipe("pocket"))
         write_json(out, {"manifest": manifest, "seeds": results})
@@ -160,7 +160,7 @@ def base(n: int = 4, out: Path = MEASURED / "base.json") -> None:
     )
     recipe = load_recipe("pocket", change)
     run = RunDir.open(Path("build/base"), recipe)
-    compute_stage(run, "distill")
+    run_stage(run, "distill")
     metrics = run.metrics()["distill"]
     kept = {name: metrics[name] for name in ("pass@1", f"pass@{n}", "mixed")}
     write_json(out, {"manifest": describe_machine(recipe), **kept})
