@@ -152,7 +152,7 @@ FACES = (
     *("sampling", "stages"),
 )
 # What a person starts, and the experiments that notebooks 02 and 04 show.
-TOPS = ("session", "doctor", "preflight", "experiments")
+TOPS = ("session", "doctor", "experiments")
 # A stage is one file: a notebook may open it (sft.build_trainer).
 STAGE_FILES = ("dpo", "sft")
 

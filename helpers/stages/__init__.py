@@ -38,7 +38,6 @@ from helpers.stages.merge import (
     measure_update,
     run_merge,
 )
-from helpers.stages.needs import NEEDS
 from helpers.stages.sft import find_rows, run_sft
 from helpers.stages.solutions import list_against, run_solutions
 from helpers.stages.table import (
@@ -52,7 +51,6 @@ from helpers.stages.table import (
 __all__ = [
     "GUARDS",
     "LN2",
-    "NEEDS",
     "STAGES",
     "TOP_P",
     "DpoMonitor",
