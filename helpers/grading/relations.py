@@ -5,19 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from helpers.grading.exact import parse_number
-from helpers.grading.lexer import ReadError
-from helpers.grading.normalize import canonical
+from helpers.grading.numbers import parse_number
 from helpers.grading.probe import equal_nodes, equal_relations
-from helpers.grading.reader import is_readable, read
-from helpers.grading.solutions import (
+from helpers.grading.reader import Node, ReadError, is_readable, read, symbols
+from helpers.grading.sets import (
     Piece,
     has_one_variable,
     same_pieces,
     to_pieces,
 )
-from helpers.grading.structure import Value
-from helpers.grading.tree import Node, symbols
+from helpers.grading.shapes import Value
+from helpers.grading.spelling import canonical
 
 Result = tuple[bool | None, str]
 _FLIP = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
@@ -80,7 +78,7 @@ def definition_value(value: Value) -> Value | None:
 
 
 def _reshape(value: Value) -> Value:
-    from helpers.grading.structure import parse_value
+    from helpers.grading.shapes import parse_value
 
     return parse_value(value.text) if value.kind == "scalar" else value
 
