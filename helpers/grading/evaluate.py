@@ -30,7 +30,7 @@ MAX_EXACT_SUM = 200_000
 MAX_LOG2 = 1_000_000
 MAX_STEPS = 20_000
 DIGITS_A_STEP = 50
-MAX_WORK = 200_000
+MAX_WORK = 100_000
 MAX_TERMS = 2_000
 MAX_DEGREE = 50
 MAX_DETERMINANT = 5
@@ -153,7 +153,7 @@ class Evaluator:
         if not self.mp.isfinite(result):
             raise OutOfDomain("not finite")
         if self.mp.mag(result) > MAX_LOG2:
-            raise TooLarge("too large")
+            raise TooLarge("a value of too many digits")
         return result
 
     def spend(self, steps: int) -> None:

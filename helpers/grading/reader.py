@@ -268,7 +268,13 @@ class Atoms(TokenStream):
         while self.peek() in (("op", "_"), ("op", "'")):
             mark = self.peek()[1]
             self.at += 1
-            name += f"_{self.subscript()}" if mark == "_" else "'"
+            below = self.subscript() if mark == "_" else ""
+            if any(letter in below for letter in self.bound):
+                # The a_k of a sum over k changes with k.
+                inside = Reader(below)
+                inside.bound, inside.depth = self.bound, self.depth
+                return ("apply", f"{name}_", [inside.read()])
+            name += f"_{below}" if mark == "_" else "'"
         if text in OPAQUE and self.take("("):
             return ("apply", name, self.arguments(")"))
         return ("sym", name)

@@ -7,7 +7,15 @@ from collections.abc import Callable
 
 from helpers.grading.numbers import parse_number
 from helpers.grading.probe import equal_nodes, equal_relations
-from helpers.grading.reader import Node, ReadError, is_readable, read, symbols
+from helpers.grading.reader import (
+    BINDERS,
+    Node,
+    ReadError,
+    contains,
+    is_readable,
+    read,
+    symbols,
+)
 from helpers.grading.sets import (
     Piece,
     has_one_variable,
@@ -103,13 +111,23 @@ def chain_value(value: Value) -> Value | None:
         return None
     if len({canonical(t) for t in texts}) == 1:
         return None
-    if not _all_equal([t for t in texts if is_readable(t)]):
+    if not _all_equal([t for t in texts if _has_value(t)]):
         return None
     if not is_readable(texts[-1]) or not all(
         is_readable(t) or "\\" in t for t in texts
     ):
         return None
     return _reshape(value.items[-1])
+
+
+def _has_value(text: str) -> bool:
+    """Say whether a side can be checked; a sum or det A may be unknown."""
+    try:
+        node = read(text)
+    except ReadError:
+        return False
+    unknown = [("call", "det"), *((kind,) for kind in BINDERS)]
+    return not any(contains(node, *head) for head in unknown)
 
 
 def _all_equal(texts: list[str]) -> bool:
