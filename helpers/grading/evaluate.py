@@ -414,12 +414,12 @@ class Evaluator:
             raise OutOfDomain("the limit of an unknown function")
         digits = self.mp.dps
         self.spend(10 * self.cost)
-        with self.mp.workdps(4 * digits):
+        with self.mp.workdps(7 * digits):  # 1 - cos x loses digits near 0
             if target == ("const", "oo"):
-                points = [Fraction(10) ** (2 * digits)]
+                points = [Fraction(10) ** (digits + 25)]
             else:
                 aim = self.value(target)
-                step = Fraction(1, 10 ** (2 * digits))
+                step = Fraction(1, 10 ** (digits + 25))
                 points = [self.total([aim, s]) for s in (step, -step)]
             values = [self.inexact(self.at(name, p, body)) for p in points]
             gap, size = abs(values[0] - values[-1]), abs(values[0])

@@ -45,7 +45,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from hostile_inputs import list_hostile  # noqa: E402
 
 from helpers.grading import grade as grading  # noqa: E402
-from helpers.grading.batch import count_cores  # noqa: E402
+from helpers.machine import count_cores  # noqa: E402
 from helpers.results import proportion  # noqa: E402
 from tools.peers import GRADERS, OURS, PeerVerdict, find_python, run_peer
 

@@ -10,7 +10,7 @@ import pytest
 
 from helpers.base import Completion, SftRow, read_records, write_records
 from helpers.grading import grade as grading
-from helpers.grading.core import Verdict
+from helpers.grading.grade import Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 HELPERS = ROOT / "helpers"
@@ -186,7 +186,7 @@ def verdict(request, monkeypatch):
     """The verdict on a wrong answer: changed in one place, or not."""
     if request.param:
         monkeypatch.setattr(
-            grading, "judge", lambda *_: Verdict(True, "changed")
+            grading, "compare_answers", lambda *_: Verdict(True, "changed")
         )
     return request.param
 
