@@ -1110,9 +1110,6 @@ print(f"{RUN_DIR}/{page.name}: {page.stat().st_size / 2**20:.1f} MiB")
 
 # %%
 import psutil
-from helpers.grading import shut_down
-
-shut_down()
 took = time.perf_counter() - started
 held = psutil.Process().memory_info().rss / 2**30
 phases = {p["phase"]: p["seconds"] for p in run.ledger()}
