@@ -25,9 +25,7 @@ from helpers.base import (
     read_json,
     write_json,
 )
-from helpers.grading import GRADER_VERSION
 from helpers.models import fit_recipe
-from helpers.results import renew_file
 from helpers.sampling.sample_file import SampleFile
 
 SEED_SCHEME = "per problem and sample, 1"  # see engines.base.derive_seed
@@ -104,9 +102,6 @@ def open_samples(
         return SampleFile(path)
     samples = SampleFile(path)
     _drop_repeated(run, name, samples)
-    if samples.graders - {GRADER_VERSION}:
-        renew_file(run, name)
-        samples = SampleFile(path)
     if samples.rows:
         print(f"{path.name}: {samples.rows} responses are there, going on.")
     return samples

@@ -22,7 +22,7 @@ from helpers.base import (
     read_records,
     write_json,
 )
-from helpers.results.verdicts import regrade_rows
+from helpers.grading import grade_completions
 from helpers.sampling import (
     SampleFile,
     SampleRequest,
@@ -295,20 +295,6 @@ def test_a_torn_line_is_made_again(run):
     assert len({key(r) for r in rows}) == len(rows) == 60
 
 
-def test_older_grades_are_given_again_first(run, capsys):
-    begin(run, {"a": "1"})
-    path = run.file(NAME)
-    rows = [json.loads(x) for x in path.read_text().splitlines()]
-    wrong = [r | {"grader": "0.1", "correct": False} for r in rows]
-    path.write_text("".join(json.dumps(r) + "\n" for r in wrong))
-    samples = open_samples(run, NAME, {"a": "1"})
-    assert "graded again" in capsys.readouterr().out
-    fresh = read_records(path, Completion)
-    assert [r.correct for r in fresh] == [r["correct"] for r in rows]
-    right = {key(r): r.correct for r in fresh}
-    assert all(samples.find(r) == right.get(key(r)) for r in iter_sums())
-
-
 def test_the_key_is_the_whole_distribution_and_not_the_engine(
     tiny_recipe, tiny_model_dir, monkeypatch
 ):
@@ -397,7 +383,8 @@ def test_too_long_and_empty_ones_are_rows_counted_and_never_harvested(
 def test_what_was_not_drawn_stays_so_when_graded_again(tmp_path):
     finish = {("p1", 0): "too_long"}
     rows = draw(tmp_path / "x.jsonl", SimulatedEngine(finish=finish))
-    assert regrade_rows(rows, lambda row: row.gold) == rows
+    graded = {row.problem_id: row for row in grade_completions(rows)}
+    assert not graded["p1"].correct and graded["p1"].extracted is None
 
 
 def group_samples_of(rows):
@@ -501,5 +488,5 @@ def test_reasoning_that_the_prompt_opened_is_no_answer(
     (row,) = grade_texts([text], {"x": "12"})
     assert row.correct is right
     assert row.response == response  # as it was sampled
-    (again,) = regrade_rows([row], lambda row: "12")
+    (again,) = grade_completions([row])
     assert again.correct is right
