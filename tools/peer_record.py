@@ -35,7 +35,7 @@ from helpers.base import (
     read_json,
     write_json,
 )
-from helpers.grading import GRADER_VERSION, Case, read_cases, shut_down
+from helpers.grading import GRADER_VERSION, Case, read_cases
 from helpers.results import Proportion, proportion
 from tools.peers import (
     DEADLINE_S,
@@ -50,7 +50,7 @@ SUITE = REPO_ROOT / "tests" / "grading_cases.jsonl"
 RECORD = DATA_DIR / "measured" / "grading" / "peers.json"
 STORE = REPO_ROOT / "build" / "peers.jsonl"
 COMMAND = "python -m tools.peer_record"
-CHUNK = 10  # cases graded between two writes to the store
+CHUNK = 200  # cases graded between two writes to the store
 LETTERS = {
     "accepted": "1",
     "refused": "0",
@@ -252,7 +252,6 @@ def grade_suite(
             part_keys = [keys[case.id] for case in part]
             store.add(dict(zip(part_keys, found, strict=True)))
             bar.update(len(part))
-    shut_down()
     rows = {c.id: store.rows[keys[c.id]] for c in cases}
     return (
         {id: letter for id, (letter, _) in rows.items()},
@@ -272,7 +271,7 @@ def check_no_loss(names: Sequence[str], path: Path) -> None:
         raise LabError(
             f"{', '.join(missing)} cannot run here.",
             why=f"{path.name} has its verdicts, which would be lost",
-            fix="install it (see the top of helpers/peers.py), or add --fewer",
+            fix="install it (see the top of tools/peers.py), or add --fewer",
         )
 
 

@@ -9,7 +9,8 @@ lm-eval needs another version of a parser library (antlr 4.11) than the
 tested set of this course. Install it into an environment of its own::
 
     python -m venv .venv-peers
-    .venv-peers/bin/python -m pip install "lm_eval[math]>=0.4.9"
+    .venv-peers/bin/python -m pip install "lm_eval[math]>=0.4.9" \\
+        pebble pydantic pyyaml
 
 and name that environment's interpreter in ``MATHSLM_PEERS_PYTHON``.
 """
@@ -19,16 +20,19 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from multiprocessing import get_context
 
-from helpers.base import LabError, did_you_mean
-from helpers.grading import DIED, OVERDUE, START_SECONDS, get_pool, serve
+from helpers.base import REPO_ROOT, LabError, did_you_mean
 
 OURS = "helpers.grading"
 DEADLINE_S = 10.0
@@ -136,7 +140,7 @@ def grade_ours(response: str, gold: str) -> bool:
 
 
 GRADERS: dict[str, tuple[Grader, str]] = {
-    OURS: (grade_ours, "math_verify"),
+    OURS: (grade_ours, ""),
     "last number": (grade_last_number, ""),
     "math-verify (bare)": (grade_math_verify_bare, "math_verify"),
     "math-verify (boxed)": (grade_math_verify_boxed, "math_verify"),
@@ -227,44 +231,103 @@ def run_peer(
         raise LabError(
             f"{name} is not installed",
             f"it needs the package {GRADERS[name][1]}",
-            "see the text at the top of helpers/peers.py",
+            "see the text at the top of tools/peers.py",
         )
     tasks = list(cases)
-    pool = get_pool("tools.peers", name, python=python)
-    with _make_bar(name, len(tasks), progress) as bar:
-        results = pool.run(tasks, 1, deadline_s, done=lambda _: bar.update())
-    return [_read_result(result, deadline_s) for result in results]
+    if python:
+        return _run_elsewhere(python, name, tasks, deadline_s)
+    return _run_here(name, tasks, deadline_s, progress)
 
 
-def _make_bar(name: str, total: int, progress: bool) -> Any:
+def _run_here(
+    name: str,
+    tasks: list[tuple[str, str]],
+    deadline_s: float,
+    progress: bool,
+) -> list[PeerVerdict]:
+    """Hand the cases to a process that pebble kills at the deadline."""
+    from pebble import ProcessPool
     from tqdm.auto import tqdm
 
-    return tqdm(total=total, desc=name, disable=not progress or total < 20)
+    hidden = not progress or len(tasks) < 20
+    with ProcessPool(
+        max_workers=1,
+        initializer=_prepare_process,
+        initargs=[name],
+        context=get_context("spawn"),
+    ) as pool:
+        futures = [
+            pool.schedule(_time_grader, args=[name, *task], timeout=deadline_s)
+            for task in tasks
+        ]
+        return [
+            _read_result(future, deadline_s)
+            for future in tqdm(futures, desc=name, disable=hidden)
+        ]
 
 
-def _read_result(result: Any, deadline_s: float) -> PeerVerdict:
-    if isinstance(result, list):
-        verdict, seconds = result
-        return PeerVerdict(bool(verdict), _WORDS[verdict], seconds)
-    seconds = deadline_s if result in (OVERDUE, DIED) else 0.0
-    return PeerVerdict(False, str(result), seconds)
-
-
-def main(name: str) -> None:
-    """Run one grader in this process until its parent ends."""
+def _prepare_process(name: str) -> None:
+    """Bound the memory, and import what no deadline should pay for."""
     import logging
 
     logging.disable(logging.ERROR)  # math-verify reports every time-out
-    grade = GRADERS[name][0]
+    with suppress(ImportError, ValueError, OSError):
+        import resource
 
-    def handle(case: list[str]) -> list[Any]:
-        start = time.perf_counter()
-        verdict = grade(*case)
-        return [verdict, time.perf_counter() - start]
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with suppress(Exception):
+        GRADERS[name][0](r"\boxed{x+1}", "1+x")
 
-    def warm_up() -> None:
-        grade(r"\boxed{x+1}", "1+x")
-        if name == OURS:  # its algebra is one process further
-            get_pool().ask("x+1", "1+x", START_SECONDS)
 
-    serve(handle, warm_up=warm_up, memory=MEMORY)
+def _time_grader(name: str, response: str, gold: str) -> PeerVerdict:
+    start = time.perf_counter()
+    try:
+        verdict = GRADERS[name][0](response, gold)
+        outcome = _WORDS[verdict]
+    except (Exception, RecursionError, MemoryError) as error:
+        verdict, outcome = False, f"error: {type(error).__name__}"
+    return PeerVerdict(bool(verdict), outcome, time.perf_counter() - start)
+
+
+def _read_result(future: Future, deadline_s: float) -> PeerVerdict:
+    from pebble import ProcessExpired
+
+    try:
+        return future.result()
+    except TimeoutError:
+        return PeerVerdict(False, "deadline", deadline_s)
+    except ProcessExpired:
+        return PeerVerdict(False, "worker died", deadline_s)
+
+
+def _run_elsewhere(
+    python: str, name: str, tasks: list[tuple[str, str]], deadline_s: float
+) -> list[PeerVerdict]:
+    """Do the same in a process of another interpreter, over its pipes."""
+    done = subprocess.run(
+        [python, "-m", "tools.peers", name, str(deadline_s)],
+        input=json.dumps(tasks),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPO_ROOT,
+    )
+    if done.returncode:
+        raise LabError(
+            f"{name} failed under {python}",
+            done.stderr.strip()[-300:],
+            "see the text at the top of tools/peers.py",
+        )
+    lines = done.stdout.splitlines()  # a library may print before the last
+    return [PeerVerdict(*row) for row in json.loads(lines[-1])]
+
+
+def main(name: str, deadline_s: str) -> None:
+    """Grade the pairs of standard input; write the verdicts as JSON."""
+    tasks = json.load(sys.stdin)
+    found = _run_here(name, tasks, float(deadline_s), progress=False)
+    print(json.dumps([astuple(verdict) for verdict in found]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

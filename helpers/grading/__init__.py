@@ -1,12 +1,10 @@
-"""grading"""
+"""The grader: a response and a reference answer become a Grade."""
 
 from helpers.grading.completions import (
     GradedCompletion,
     grade_completions,
     read_graded,
 )
-from helpers.grading.core import judge
-from helpers.grading.exact import parse_number
 from helpers.grading.explain import escape_text
 from helpers.grading.extract import find_answer, last_box, read_answer
 from helpers.grading.files import (
@@ -17,38 +15,32 @@ from helpers.grading.files import (
     read_cases,
 )
 from helpers.grading.grade import (
-    GRADER_VERSION,
-    POLICY,
     Grade,
+    compare_answers,
     explain_grade,
     extract_answer,
     grade_many,
     grade_response,
     is_equivalent,
-    shut_down,
 )
-from helpers.grading.normalize import match_brace
-from helpers.grading.pool import DIED, OVERDUE, get_pool
-from helpers.grading.server import serve
-from helpers.grading.worker import START_SECONDS
+from helpers.grading.numbers import parse_number
+from helpers.grading.policy import GRADER_VERSION, POLICY
+from helpers.grading.spelling import match_brace
 
 __all__ = [
-    "DIED",
     "GRADER_VERSION",
-    "OVERDUE",
     "POLICY",
-    "START_SECONDS",
     "Case",
     "Grade",
     "GradedCompletion",
     "KindCount",
+    "compare_answers",
     "count_kinds",
     "count_reasons",
     "escape_text",
     "explain_grade",
     "extract_answer",
     "find_answer",
-    "get_pool",
     "grade_completions",
     "grade_many",
     "grade_response",
@@ -60,6 +52,4 @@ __all__ = [
     "read_answer",
     "read_cases",
     "read_graded",
-    "serve",
-    "shut_down",
 ]

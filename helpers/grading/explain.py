@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from helpers.grading.core import Verdict
-from helpers.grading.grade import Grade, grade_response
-from helpers.grading.prose import Extraction
-from helpers.grading.structure import Value
+from helpers.grading.extract import Extraction
+from helpers.grading.grade import Grade, Verdict, grade_response
+from helpers.grading.shapes import Value
 from helpers.grading.trace import record_trace
 
 MAX_SHOWN = 200

@@ -17,7 +17,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from helpers.base import LabError, did_you_mean, write_text
-from helpers.grading.grade import GRADER_VERSION, Grade, grade_many
+from helpers.grading.grade import Grade, grade_many
+from helpers.grading.policy import GRADER_VERSION
 
 CHUNK = 1024  # responses graded at a time
 BAR_AFTER_S = 1.0

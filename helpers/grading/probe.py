@@ -12,8 +12,14 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from helpers.grading.evaluate import Evaluator, OutOfDomain, Settings, TooLarge
-from helpers.grading.tree import Node, contains, symbols
+from helpers.grading.evaluate import (
+    Evaluator,
+    OutOfDomain,
+    Settings,
+    TooLarge,
+    note_limit,
+)
+from helpers.grading.reader import Node, contains, symbols
 
 DIGITS = 50
 MAX_DIGITS = 1_500
@@ -184,7 +190,8 @@ def equal_nodes(left: Node, right: Node, **readings: Any) -> bool | None:
         if not tally["equal"]:
             base = replace(base, complex_ok=True)
             tally = _scan(left, right, make_points(names), base)
-    except TooLarge:
+    except TooLarge as error:
+        note_limit(error)
         return None
     if tally["different"] or tally["one-sided"]:
         return False
@@ -231,9 +238,10 @@ def equal_relations(
                     first.append(point)
                 continue
             result = _same_ratio(gap_one, gap_two, first[0], settings)
-        except TooLarge:
+        except TooLarge as error:
             if point in far:
                 continue
+            note_limit(error)
             return None
         if result in ("different", "one-sided"):
             return False

@@ -5,19 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from helpers.grading.exact import parse_number
-from helpers.grading.lexer import ReadError
-from helpers.grading.normalize import canonical
+from helpers.grading.numbers import parse_number
 from helpers.grading.probe import equal_nodes, equal_relations
-from helpers.grading.reader import is_readable, read
-from helpers.grading.solutions import (
+from helpers.grading.reader import (
+    BINDERS,
+    Node,
+    ReadError,
+    contains,
+    is_readable,
+    read,
+    symbols,
+)
+from helpers.grading.sets import (
     Piece,
     has_one_variable,
     same_pieces,
     to_pieces,
 )
-from helpers.grading.structure import Value
-from helpers.grading.tree import Node, symbols
+from helpers.grading.shapes import Value
+from helpers.grading.spelling import canonical
 
 Result = tuple[bool | None, str]
 _FLIP = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
@@ -80,7 +86,7 @@ def definition_value(value: Value) -> Value | None:
 
 
 def _reshape(value: Value) -> Value:
-    from helpers.grading.structure import parse_value
+    from helpers.grading.shapes import parse_value
 
     return parse_value(value.text) if value.kind == "scalar" else value
 
@@ -105,13 +111,23 @@ def chain_value(value: Value) -> Value | None:
         return None
     if len({canonical(t) for t in texts}) == 1:
         return None
-    if not _all_equal([t for t in texts if is_readable(t)]):
+    if not _all_equal([t for t in texts if _has_value(t)]):
         return None
     if not is_readable(texts[-1]) or not all(
         is_readable(t) or "\\" in t for t in texts
     ):
         return None
     return _reshape(value.items[-1])
+
+
+def _has_value(text: str) -> bool:
+    """Say whether a side can be checked; a sum or det A may be unknown."""
+    try:
+        node = read(text)
+    except ReadError:
+        return False
+    unknown = [("call", "det"), *((kind,) for kind in BINDERS)]
+    return not any(contains(node, *head) for head in unknown)
 
 
 def _all_equal(texts: list[str]) -> bool:

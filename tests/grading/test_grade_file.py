@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from helpers.base import REPO_ROOT, LabError
 from helpers.cli import app
+from helpers.grading import GRADER_VERSION
 from helpers.grading import files as grade_file
 from helpers.grading import grade as grading
 
@@ -56,7 +57,7 @@ def test_score_reasons_and_confusion_by_kind(file):
     assert "False accepts: c" in result.stdout
     assert "False rejects: b" in result.stdout
     assert "Graded right: 2/4 (50.0 %, 95 % CI " in result.stdout
-    assert grading.GRADER_VERSION in result.stdout
+    assert GRADER_VERSION in result.stdout
 
 
 def test_without_labels_there_is_no_confusion(tmp_path):
@@ -66,9 +67,11 @@ def test_without_labels_there_is_no_confusion(tmp_path):
     assert "false accepts" not in result.stdout
 
 
-def test_our_own_cases_agree_with_their_labels():
+def test_our_own_cases_agree_with_their_labels(grades):
     cases = grade_file.read_cases(OWN_CASES)
-    grades = grade_file.grade_cases(cases)
+    grades = [grades[case.id] for case in cases]
+    some = slice(0, None, 40)
+    assert grade_file.grade_cases(cases[some]) == grades[some]
     kinds = grade_file.count_kinds(cases, grades)
     assert sum(count.n for count in kinds.values()) == len(cases)
     wrong = sum(count.n - count.right for count in kinds.values())
@@ -102,7 +105,7 @@ def test_graded_lines_keep_their_fields(file, tmp_path):
         assert row["correct"] == grade.correct
         assert row["extracted"] == grade.extracted
         assert row["reason"] == grade.reason
-        assert row["grader"] == grading.GRADER_VERSION
+        assert row["grader"] == GRADER_VERSION
 
 
 @pytest.mark.parametrize("name", ["answers.jsonl", "there.txt"])
@@ -236,15 +239,3 @@ def test_nothing_heavy_is_loaded(file):
         cwd=REPO_ROOT,
     )
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("module", ["grade_file"])
-def test_the_modules_are_commands_too(module):
-    done = subprocess.run(
-        [sys.executable, "-m", f"helpers.{module}", "nowhere"],
-        capture_output=True,
-        text=True,
-        cwd=REPO_ROOT,
-    )
-    assert done.returncode == 2
-    assert "There is no" in done.stderr

@@ -26,7 +26,7 @@ NEEDS_FORK = pytest.mark.skipif(
 
 def run_mutation(*options: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.mutation", *options],
+        [sys.executable, "-m", "tests.grading.mutation", *options],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -61,7 +61,9 @@ def test_every_rule_is_needed_by_some_case(tmp_path: Path) -> None:
 def test_no_exempt_mutant_is_stale() -> None:
     known = set(run_mutation("--list").splitlines())
     lists = [
-        (ROOT / "tests" / name).read_text(encoding="utf-8").splitlines()
+        (ROOT / "tests" / "grading" / name)
+        .read_text(encoding="utf-8")
+        .splitlines()
         for name in ("equivalent_mutants.txt", "open_mutants.txt")
     ]
     keys = [k for lines in lists for k in lines if k and k[0] != "#"]
@@ -76,7 +78,7 @@ def test_a_rule_without_a_case_is_found(tmp_path: Path) -> None:
     """The check is checked: a new rule that no case needs survives."""
     folder = tmp_path / "grading"
     shutil.copytree(GRADER, folder, ignore=shutil.ignore_patterns("*.pyc"))
-    path = folder / "exact.py"
+    path = folder / "numbers.py"
     source = path.read_text(encoding="utf-8")
     old = "def parse_number("
     assert source.count(old) == 1
@@ -85,7 +87,7 @@ def test_a_rule_without_a_case_is_found(tmp_path: Path) -> None:
     path.write_text(source.replace(old, rule + old), encoding="utf-8")
     out = run_mutation("--folder", str(folder), "--key", "unheard")
     assert "1 survive" in out
-    assert "exact.parse_unheard_of" in out
+    assert "numbers.parse_unheard_of" in out
 
 
 @pytest.mark.parametrize(

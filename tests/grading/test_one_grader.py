@@ -10,18 +10,13 @@ import pytest
 
 from helpers.base import Completion, SftRow, read_records, write_records
 from helpers.grading import grade as grading
-from helpers.grading.core import Verdict
+from helpers.grading import read_graded
+from helpers.grading.grade import Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 HELPERS = ROOT / "helpers"
-# What may know another grader: the one itself, and what it is compared with.
-EXEMPT = ("grading", "peers")
-# Modules that get verdicts, and what they may get them through.
-NEEDS_VERDICTS = {
-    "sampling": {"grade_many", "grade_response"},
-    "grade_file": {"grade_many", "grade_response"},
-    "rewards": {"grade_many", "grade_response"},
-}
+# What may look for boxes: the grader itself. Its peers are in tools/.
+EXEMPT = ("grading",)
 OTHER_GRADERS = {"math_verify", "latex2sympy2_extended"}
 MARKERS = ("boxed", "fbox", "####", "<answer>")
 SEARCHES = {
@@ -88,17 +83,6 @@ def list_strings(call):
     ]
 
 
-def read_grading_imports(path):
-    """Names that a module takes from helpers.grading itself."""
-    return {
-        alias.name
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.ImportFrom)
-        and node.module == "helpers.grading"
-        for alias in node.names
-    }
-
-
 @pytest.mark.parametrize(
     ("source", "found"),
     [
@@ -134,22 +118,15 @@ def test_no_other_module_decides_by_itself(path):
     assert not found, f"use helpers.grading instead: {found}"
 
 
-def test_modules_that_need_verdicts_take_them_from_the_package():
-    for name, allowed in NEEDS_VERDICTS.items():
-        path = HELPERS / f"{name}.py"
-        if path.is_file():
-            assert read_grading_imports(path) & allowed, name
-
-
-def test_correctness_is_stored_only_with_a_grade():
-    """Who makes a Completion's ``correct`` must hold a verdict."""
-    makers = [
-        path.stem
-        for path in list_sources()
-        if "correct=" in path.read_text("utf-8")
-        and "Completion(" in path.read_text("utf-8")
-    ]
-    assert makers == ["sampling"]
+def test_no_verdict_is_stored():
+    """A verdict is a function of the response, made when it is read."""
+    for path in list_sources():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call):
+                name = called_name(node)
+                words = {keyword.arg for keyword in node.keywords}
+                assert name != "GradedCompletion", path
+                assert name != "Completion" or "correct" not in words, path
 
 
 # --- by behaviour --------------------------------------------------------
@@ -185,7 +162,7 @@ def verdict(request, monkeypatch):
     """The verdict on a wrong answer: changed in one place, or not."""
     if request.param:
         monkeypatch.setattr(
-            grading, "judge", lambda *_: Verdict(True, "changed")
+            grading, "compare_answers", lambda *_: Verdict(True, "changed")
         )
     return request.param
 
@@ -193,6 +170,7 @@ def verdict(request, monkeypatch):
 def test_sampling_harvest_and_evaluation_follow(
     tiny_recipe, run, tokenizer, verdict, monkeypatch
 ):
+    from helpers.results import load_results
     from helpers.stages import distill, evaluate
 
     for module in (distill, evaluate):
@@ -200,13 +178,13 @@ def test_sampling_harvest_and_evaluation_follow(
             module, "open_engine", lambda *_, **__: Saying(tokenizer)
         )
     metrics = distill.run_distill(tiny_recipe, run)
-    rows = read_records(run.file("samples/distill.jsonl"), Completion)
+    rows = read_graded(run.file("samples/distill.jsonl"))
     assert {row.correct for row in rows} == {verdict}
     kept = read_records(run.file("sft.jsonl"), SftRow)
     assert bool(kept) is verdict and metrics["sft_rows"] == len(kept)
     scores = evaluate.run_evaluate(tiny_recipe, run, ("base",))
     assert scores["base"]["bench"]["k"] == (8 if verdict else 0)
-    loaded = evaluate.load_results(run, "base", "bench")
+    loaded = load_results(run, "base", "bench")
     assert {row.correct for row in loaded} == {verdict}
 
 

@@ -6,12 +6,10 @@ import re
 from typing import Any, NamedTuple
 
 from helpers.grading.evaluate import Evaluator, OutOfDomain, Settings, TooLarge
-from helpers.grading.lexer import ReadError
-from helpers.grading.normalize import canonical
 from helpers.grading.probe import equal_nodes
-from helpers.grading.reader import read
-from helpers.grading.structure import Value
-from helpers.grading.tree import symbols
+from helpers.grading.reader import ReadError, read, symbols
+from helpers.grading.shapes import Value
+from helpers.grading.spelling import canonical
 
 _INFINITE = re.compile(r"([-+]?)\s*(?:\\infty|oo|infinity|inf)", re.I)
 

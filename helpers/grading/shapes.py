@@ -6,14 +6,15 @@ import re
 from dataclasses import dataclass, field
 from itertools import islice, product
 
-from helpers.grading.brackets import (
+from helpers.grading.spelling import (
+    CLOSE,
+    OPEN,
     is_grouped_number,
     outer_brackets,
     split_list,
     split_top,
     strip_doubled,
 )
-from helpers.grading.normalize import CLOSE, OPEN
 
 MAX_ITEMS = 200
 _MARKS = str.maketrans("", "", OPEN + CLOSE)

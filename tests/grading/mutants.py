@@ -44,7 +44,7 @@ _WRAPPERS = {"bool", "note"}  # note(words, outcome) hands the outcome on
 _SKIPPED_TABLES = {"__all__", "POLICY"}  # test_policy has every entry
 # These run and report what the other modules decide; a labelled case cannot
 # see them. Their own tests are in test_grading.py and test_cli.py.
-NO_RULES = {"batch", "explain", "pool", "server", "trace", "worker"}
+NO_RULES = {"completions", "explain", "files", "policy", "trace"}
 
 
 @dataclass(frozen=True)
