@@ -45,7 +45,6 @@ __all__ = [
     "grade_many",
     "grade_response",
     "is_equivalent",
-    "judge",
     "last_box",
     "match_brace",
     "parse_number",

@@ -29,8 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from helpers.base import Problem  # noqa: E402
-from helpers.problems import decontaminate, load_problems
-from helpers.problems.contamination import ContaminationIndex
+from helpers.problems import decontaminate, load_problems  # noqa: E402
+from helpers.problems.contamination import ContaminationIndex  # noqa: E402
 
 GOAL_S = 120.0
 PLANTED = 50  # one row in so many is planted

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from helpers.base import DATA_DIR, LabError
 from helpers.cli import app
+from helpers.experiments.options import out
 from helpers.grading import parse_number
 from helpers.problems import SOURCES, Source, load_problems, load_source
 from helpers.problems.golds import RULES
@@ -383,7 +384,7 @@ def run(*arguments):
 
 
 def test_the_command_lists_every_set(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setattr(out, "_width", 250)
     shown = run()
     assert shown.exit_code == 0
     for name, source in SOURCES.items():

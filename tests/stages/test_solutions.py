@@ -211,7 +211,6 @@ def test_rows_are_for_the_model_that_the_run_settled_on(
 
     from helpers.models import ladder
     from helpers.models import load as models
-    from helpers.stages import trainer as training
 
     small = tmp_path / "small"
     shutil.copytree(tiny_model_dir, small)
@@ -234,7 +233,7 @@ def test_rows_are_for_the_model_that_the_run_settled_on(
     assert {row.prompt[:6] for row in rows} == {"SMALL "}
     # what SFT asks of them once it has loaded that model
     tokenizer = models.load_tokenizer(small)
-    training.check_rendered(tokenizer, (row.prompt for row in rows), "plain")
+    check_rendered(tokenizer, (row.prompt for row in rows), "plain")
     stored = read_json(run.file("stages", "solutions.json"))
     assert stored["inputs"]["model"] == f"{small}@None"
 

@@ -191,7 +191,7 @@ def write_harvest(recipe, tokenizer, run):
             for sample, value in enumerate((problem.answer, "1"))
         ]
     got = harvest_pairs(samples, pick="first", seed=0, run_name="dry")
-    write_records(run.file("pairs.jsonl"), got.pairs)
+    write_records(run.file("pairs.jsonl"), got.iter_pairs())
     if not recipe.solutions:
         write_records(run.file("sft.jsonl"), got.sft)
 
