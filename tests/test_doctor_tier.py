@@ -334,7 +334,7 @@ def test_a_half_written_model(tmp_path, tiny_model_dir, spoil, said):
 
 
 def test_a_tokenizer_that_loses_think(tmp_path, tiny_recipe, tiny_model_dir):
-    from conftest import make_tokenizer
+    from tiny_models import make_tokenizer
 
     folder = tmp_path / "copy"
     shutil.copytree(tiny_model_dir, folder)

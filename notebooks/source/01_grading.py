@@ -476,8 +476,8 @@ tower = r"\boxed{9^{9^{9}}}"
 print(verdict.outcome, f"after {verdict.seconds:.1f} s")
 
 # %% [markdown]
-# But a clock makes a verdict depend on the machine: what takes 1.9 s on an
-# idle one takes 4 s on a busy one, and the reward of the same text changes.
+# But a clock makes a verdict depend on the machine: what ends in time on an
+# idle one does not on a busy one, and the reward of the same text changes.
 # Our grader has no clock and no process; it **counts** digits, terms, levels
 # and steps before it does the work.
 

@@ -358,7 +358,7 @@ def test_one_bos_none_where_none_is_added_two_never():
 
 def test_a_special_think_token_is_lost_in_decoding(tokenizer):
     """As a special token it vanishes; as a plain added one it stays."""
-    from conftest import make_tokenizer
+    from tiny_models import make_tokenizer
 
     from helpers.models import check_template
 

@@ -45,7 +45,7 @@ CASES = [
 
 def load_chat(chat):
     """A tokenizer of this chat format; skips where it cannot be had."""
-    from conftest import make_llama_tokenizer, make_tokenizer
+    from tiny_models import make_llama_tokenizer, make_tokenizer
 
     if chat in ZEPHYRS:
         return make_llama_tokenizer(legacy=ZEPHYRS[chat])

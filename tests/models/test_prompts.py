@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from conftest import make_llama_tokenizer
+from tiny_models import make_llama_tokenizer
 
 from helpers.base import TEMPLATES, LabError
 from helpers.models import check_template, decode_response, render_prompt

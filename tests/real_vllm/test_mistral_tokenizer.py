@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ZEPHYR
+from tiny_models import ZEPHYR
 
 from helpers.models import (
     check_template,

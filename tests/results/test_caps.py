@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from conftest import make_tokenizer
+from tiny_models import make_tokenizer
 
 from helpers.base import LabError, write_records
 from helpers.grading import GradedCompletion, grade_response

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from bs4 import BeautifulSoup
-from conftest import make_tokenizer
+from tiny_models import make_tokenizer
 
 from helpers.base import (
     Completion,

@@ -216,7 +216,7 @@ def test_pairs_of_a_zephyr_model_are_the_tokens_that_sampling_feeds(
     tmp_path, tiny_recipe, run, legacy
 ):
     """Tier t4: the chat format leaves the first token to the tokenizer."""
-    from conftest import make_llama_tokenizer
+    from tiny_models import make_llama_tokenizer
 
     zephyr = make_llama_tokenizer(legacy)
     pairs = write_pairs(run, zephyr)

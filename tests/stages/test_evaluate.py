@@ -38,7 +38,7 @@ def read_lines(run, tag="base", name="bench"):
 @pytest.fixture
 def merged(run, tiny_model_dir, tokenizer):
     """Another model in the place of the merged SFT model."""
-    from conftest import make_tiny_model
+    from tiny_models import make_tiny_model
 
     folder = run.file("sft", "merged")
     shutil.copytree(tiny_model_dir, folder)
@@ -138,7 +138,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(
 def test_a_changed_model_is_refused_and_force_keeps_the_old(
     tiny_recipe, run, merged, tokenizer
 ):
-    from conftest import make_tiny_model
+    from tiny_models import make_tiny_model
 
     evaluate.run_evaluate(tiny_recipe, run, ("sft",))
     before = run.file("eval", "sft", "bench.jsonl").read_bytes()
@@ -213,7 +213,7 @@ def test_a_changed_problem_file_is_refused(tiny_recipe, run, problems):
 def test_a_begun_evaluation_of_another_model_is_refused(
     tiny_recipe, run, merged, tokenizer, monkeypatch
 ):
-    from conftest import make_tiny_model
+    from tiny_models import make_tiny_model
 
     real = evaluate.open_engine
     monkeypatch.setattr(

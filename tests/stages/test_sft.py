@@ -77,7 +77,7 @@ def test_labels_cover_the_completion_and_its_end_token_only(
 def test_a_tokenizer_that_adds_bos_itself_does_not_double_it(
     recipe, run, rows
 ):
-    from conftest import make_tokenizer
+    from tiny_models import make_tokenizer
     from tokenizers.processors import TemplateProcessing
 
     adding = make_tokenizer()
@@ -96,7 +96,7 @@ def test_rows_of_a_zephyr_model_are_the_tokens_that_sampling_feeds(
     recipe, run, legacy
 ):
     """Tier t4: the chat format leaves the first token to the tokenizer."""
-    from conftest import make_llama_tokenizer
+    from tiny_models import make_llama_tokenizer
 
     tokenizer = make_llama_tokenizer(legacy)
     rows = write_sft_rows(run, tokenizer)
@@ -116,7 +116,7 @@ def test_rows_of_a_zephyr_model_are_the_tokens_that_sampling_feeds(
 def merging():
     """A tokenizer with two line breaks as one token, after a prompt that
     ends on a line break (as R1's ``<think>`` line, and SmolLM2's pieces)."""
-    from conftest import CHAT_TEMPLATE, make_tokenizer
+    from tiny_models import CHAT_TEMPLATE, make_tokenizer
     from tokenizers import models, pre_tokenizers
 
     tokenizer = make_tokenizer()
@@ -186,7 +186,7 @@ def test_rows_of_another_template_are_refused(recipe, run, tokenizer, rows):
 
 
 def test_a_date_in_the_chat_template_does_not_make_rows_foreign(rows):
-    from conftest import make_tokenizer
+    from tiny_models import make_tokenizer
 
     dated = make_tokenizer()
     dated.chat_template = dated.chat_template.replace(

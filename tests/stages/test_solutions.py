@@ -31,6 +31,7 @@ from helpers.problems import (
 )
 from helpers.problems.worked import open_boxes
 from helpers.stages import list_against, run_solutions
+from helpers.stages.guards import check_rendered
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("trl")
 
-from conftest import make_llama_tokenizer, make_tiny_model, make_tokenizer
+from tiny_models import make_llama_tokenizer, make_tiny_model, make_tokenizer
 from tokenizers import models, pre_tokenizers
 
 from helpers.base import (
