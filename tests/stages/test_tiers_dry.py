@@ -193,7 +193,7 @@ def write_harvest(recipe, tokenizer, run):
     got = harvest_pairs(samples, pick="first", seed=0, run_name="dry")
     write_records(run.file("pairs.jsonl"), got.iter_pairs())
     if not recipe.solutions:
-        write_records(run.file("sft.jsonl"), got.sft)
+        write_records(run.file("sft.jsonl"), got.iter_sft())
 
 
 def test_the_stages_of_a_tier_fit_together(tier):
