@@ -57,12 +57,19 @@ def make_command(file, stage, run, sets, *options, ranks=RANKS) -> list[str]:
 def start(command: list[str]) -> subprocess.Popen:
     """Start a launcher in a process group of its own."""
     settings = {
-        "PATH": os.pathsep.join([*find_tools(), os.environ["PATH"]]),
         "OMP_NUM_THREADS": "1",
         "DS_ACCELERATOR": "cpu",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if deepspeed := find_deepspeed():
+        # Only where it is used: with it there, every training imports it.
+        # Beside it lies ninja, with which it compiles its CPU collectives.
+        tools = [str(deepspeed / "bin"), os.environ["PATH"]]
+        settings["PATH"] = os.pathsep.join(tools)
+        if any("zero" in word for word in command):
+            places = [str(deepspeed), os.environ.get("PYTHONPATH", "")]
+            settings["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     return subprocess.Popen(
         command,
         cwd=REPO_ROOT,
@@ -74,10 +81,13 @@ def start(command: list[str]) -> subprocess.Popen:
     )
 
 
-def find_tools() -> list[str]:
-    """Where ninja lies, with which DeepSpeed compiles its CPU collectives."""
+def find_deepspeed() -> Path | None:
+    """The folder that holds DeepSpeed: MATHSLM_ZERO3, else where it is."""
+    folder = os.environ.get("MATHSLM_ZERO3")
+    if folder and (Path(folder) / "deepspeed").is_dir():
+        return Path(folder)
     found = importlib.util.find_spec("deepspeed")
-    return [str(Path(found.origin).parents[1] / "bin")] if found else []
+    return Path(found.origin).parents[1] if found else None
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str]:

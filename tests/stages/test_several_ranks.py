@@ -8,7 +8,6 @@ the gradient are those of one process.
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 
@@ -18,6 +17,7 @@ from several_ranks import (
     RANKS,
     ROWS,
     SFT,
+    find_deepspeed,
     find_port,
     finish,
     kill_rank,
@@ -32,8 +32,8 @@ from helpers.base import load_recipe, read_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("pocket_model")]
 zero = pytest.mark.skipif(
-    not (importlib.util.find_spec("deepspeed") and shutil.which("c++")),
-    reason="needs DeepSpeed (make test-zero3) and a C++ compiler",
+    not (find_deepspeed() and shutil.which("c++")),
+    reason="needs DeepSpeed (make test) and a C++ compiler",
 )
 LONG = pytest.param("zero3", marks=[zero, pytest.mark.long])
 CLOSE = {"rel": 2e-4}
