@@ -77,7 +77,7 @@ def test_cases_survive_as_bytes(response: str, gold: str) -> None:
     assert decode_case(encode_case(response, gold)) == (response, gold)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_hostile_inputs_end_in_time() -> None:
     """All of them in one process, which must end: none may hang it."""
     program = (
@@ -99,7 +99,7 @@ def test_hostile_inputs_end_in_time() -> None:
     assert done.stdout == "done\n", done.stderr[-2_000:]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_hostile_inputs_in_processes() -> None:
     names, responses, golds = zip(*list_hostile(), strict=True)
     grades = grading.grade_many(responses, golds, workers=2)
@@ -153,7 +153,7 @@ def write_dictionary(path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="ascii")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(FUZZ_SECONDS + 3 * PATIENCE_S)
 def test_coverage_guided_fuzzing(tmp_path: Path) -> None:
     if importlib.util.find_spec("atheris") is None:

@@ -38,7 +38,7 @@ def run_mutation(*options: str) -> str:
 
 
 @NEEDS_FORK
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(
     not os.environ.get("MATHSLM_MUTATION"),
     reason="all mutants take long: MATHSLM_MUTATION=1 runs them, 1/4 a share",
@@ -57,7 +57,7 @@ def test_every_rule_is_needed_by_some_case(tmp_path: Path) -> None:
 
 
 @NEEDS_FORK
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_exempt_mutant_is_stale() -> None:
     known = set(run_mutation("--list").splitlines())
     lists = [
@@ -73,7 +73,7 @@ def test_no_exempt_mutant_is_stale() -> None:
 
 
 @NEEDS_FORK
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_rule_without_a_case_is_found(tmp_path: Path) -> None:
     """The check is checked: a new rule that no case needs survives."""
     folder = tmp_path / "grading"

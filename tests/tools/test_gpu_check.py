@@ -27,7 +27,7 @@ TRAINED = [name for name in PIECES if name.startswith(("sft", "t4"))]
 def slow_ones():
     """All pieces; the heavier ones marked slow."""
     return [
-        name if name in LIGHT else pytest.param(name, marks=pytest.mark.slow)
+        name if name in LIGHT else pytest.param(name, marks=pytest.mark.long)
         for name in PIECES
     ]
 

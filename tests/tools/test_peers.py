@@ -32,7 +32,7 @@ def test_what_is_installed_can_be_called() -> None:
     assert not found["math-verify (boxed)"](r"\boxed{\frac{1}{3}}", "0.5")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", peers.GRADERS)
 def test_a_hang_is_a_wrong_answer(name: str) -> None:
     if peers.find_python(name) is None:
