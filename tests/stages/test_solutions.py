@@ -431,7 +431,7 @@ def test_sft_learns_the_solutions_and_is_sampled_then(tmp_path, pool, capsys):
     assert order[0] > 0 and "solutions: not there yet" in told
     from helpers.stages import run_distill
 
-    run = found.run
+    run = found.run_dir
     metrics = run_distill(found.recipe, run)
     assert metrics["samples"] == 18
     assert run.metrics()["sft"]["rows"] == 36
