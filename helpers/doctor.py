@@ -590,10 +590,6 @@ def judge_extras(recipe: Recipe) -> list[Line]:
         for extra in list_extras(recipe)
         for requirement in read_extra(extra)
     ]
-    if recipe.model.id == SMOL_ID:
-        reasons = smol.find_obstacles()
-        text = "; ".join(reasons) or "the package or its model is there"
-        lines.append(Line("FAIL" if reasons else "OK", "extra smol", text))
     if recipe.engine.name == "vllm" and not recipe.engine.url:
         fine = f"'{recipe.engine.command}' is installed"
         lines.append(
@@ -648,8 +644,9 @@ def judge_package(requirement: Any, extra: str) -> Line:
 def judge_model(recipe: Recipe) -> list[Line]:
     """Weights, licence and tokenizer of the recipe's base model."""
     if recipe.model.id == SMOL_ID and not is_here(recipe):
-        text = "made from its package when it is first needed"
-        return [Line("OK", "model", text)]
+        reasons = smol.find_obstacles()
+        text = "; ".join(reasons) or "made from its package when first needed"
+        return [Line("FAIL" if reasons else "OK", "model", text)]
     base = find_base(recipe)
     if not base.is_dir():
         return judge_hub_model(recipe)
@@ -819,13 +816,10 @@ def judge_output(recipe: Recipe, folder: Path, machine: Machine) -> list[Line]:
 def judge_results(recipe: Recipe, folder: Path, force: bool) -> list[Line]:
     """Earlier results of the folder, as its stages themselves judge them."""
     run = RunDir(folder, recipe)
-    lines = [Line("OK", "results", "none there yet")]
-    if (folder / "recipe.yaml").is_file():
-        run.check_same_recipe()
-        lines = [Line("OK", "results", "the folder is of this recipe")]
-    elif folder.is_dir() and any(folder.iterdir()):
-        text = f"{folder} is not empty and holds no recipe.yaml. Do this: "
-        return [Line("FAIL", "results", text + "choose another --run-dir")]
+    run.check_same_recipe()
+    begun = run.file("recipe.yaml").is_file()
+    text = "the folder is of this recipe" if begun else "none there yet"
+    lines = [Line("OK", "results", text)]
     names = list_stages(recipe)
     done = {name for name in names if stage_file(folder, name).is_file()}
     if is_here(recipe):
