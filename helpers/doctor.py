@@ -529,7 +529,7 @@ def judge_jobs(recipe: Recipe, found: Plan, machine: Machine) -> list[Line]:
         if card is None:  # "auto" was planned for a CPU
             memory = estimate_on(recipe, found, least)
     elif on_cards and card:
-        name, have = f"a {card.name}", card.memory_gib
+        name, have = f"a planned {card.name}", card.memory_gib
     else:
         name, have = "this machine", machine.memory_gib - PROCESS_GIB
     lines = [judge_job(recipe, job, name, have) for job in memory]
