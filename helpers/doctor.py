@@ -1,11 +1,16 @@
 """What this machine has, which tiers it can run, and what stops one tier.
 
 ``print(run_doctor())`` in a notebook or ``mathslm doctor`` in a shell looks
-at the machine; :func:`check_tier`, ``mathslm doctor --tier X``, calls for one
-recipe and run folder every check that needs no model in memory. Lines start
-with [OK], [WARN] or [FAIL]; one of a tier that is not OK ends on its remedy.
-Nothing is downloaded, no network is touched, no run folder is made. torch is
-asked for the GPU when it is installed, and not missed elsewhere.
+at the machine and says which tiers it can run. :func:`check_tier`, ``mathslm
+doctor --tier X``, goes through one recipe and run folder: the machine, its
+cards, the planner's memory and advice, packages, base model, problem sets,
+the output's disk, and last each stage itself, which is started with
+``check=True``: what a stage refuses is said there and not checked here again.
+
+Lines start with [OK], [WARN] or [FAIL]; one of a tier that is not OK ends on
+its remedy. Nothing is downloaded, no network is touched, no run folder is
+made. torch is asked for the GPU when it is installed, and not missed
+elsewhere.
 """
 
 from __future__ import annotations
@@ -37,7 +42,6 @@ from helpers.base import (
     list_recipes,
     load_recipe,
     require_writable,
-    resolve_data,
     stage_file,
 )
 from helpers.models import (
@@ -53,12 +57,14 @@ from helpers.planner import (
     USABLE,
     Card,
     Gpu,
+    JobSteps,
     MemoryEstimate,
     Plan,
     check_card_count,
     check_precision,
     check_steps_per_epoch,
     choose_format,
+    collect_advice,
     estimate_memory,
     estimate_run_space,
     estimate_space,
@@ -68,7 +74,7 @@ from helpers.planner import (
     list_gpus,
     plan,
 )
-from helpers.problems import GYM_PREFIX, SOURCES, find_source, is_local
+from helpers.problems import GYM_PREFIX, find_source, hash_problems, is_local
 from helpers.sampling import find_command
 from helpers.stages import list_against, list_needs, list_stages, run_stage
 
@@ -118,7 +124,81 @@ class Report:
         return "\n".join(str(line) for line in self.lines)
 
 
-# --- the machine -----------------------------------------------------------
+def run_doctor(folder: str | Path = ".") -> Report:
+    """Look at this machine; ``folder`` is where runs would be written."""
+    return judge_machine(inspect_machine(folder))
+
+
+def check_tier(
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    force: bool = False,
+    machine: Machine | None = None,
+) -> Report:
+    """Check a recipe on this machine, for a run in ``folder``.
+
+    Args:
+        folder: the run folder; it need not exist, and is not made.
+        force: results of other inputs are to be set aside.
+        machine: what was found; None: look now.
+    """
+    folder = Path(folder)
+    machine = machine or inspect_machine(folder)
+    needs_torch = recipe.hardware.device == "cuda"
+    lines = [*judge_basics(machine), *judge_gpus(machine, needs_torch)]
+    for name, check in {
+        "cards": lambda: judge_cards(recipe, machine),
+        "plan": lambda: judge_plan(recipe, machine),
+        "packages": lambda: judge_extras(recipe),
+        "model": lambda: judge_model(recipe),
+        "problem sets": lambda: judge_sets(recipe),
+        "output": lambda: judge_output(recipe, folder, machine),
+        "results": lambda: judge_results(recipe, folder, force),
+    }.items():
+        try:
+            lines += check()
+        except LabError as error:
+            lines.append(to_line(name, error))
+    return Report(tuple(lines))
+
+
+def list_later() -> dict[str, list[str]]:
+    """``{when: titles}`` of the guards that only the stages can run."""
+    later: dict[str, list[str]] = {}
+    for guard in GUARDS:
+        if not guard.doctor:
+            later.setdefault(guard.when, []).append(guard.title)
+    return later
+
+
+def try_guard(
+    name: str,
+    check: Callable[[], Any],
+    fine: str,
+    status: Status = "FAIL",
+) -> Line:
+    """Run a check: its refusal becomes ``status``, a sentence a WARN."""
+    try:
+        found = check()
+    except LabError as error:
+        return to_line(name, error, status)
+    if isinstance(found, str) and found:
+        return Line("WARN", name, found)
+    return Line("OK", name, fine)
+
+
+def to_line(name: str, error: LabError, status: Status = "FAIL") -> Line:
+    """A refusal as one line: what, why, and what to do."""
+    text = error.what
+    if error.why:
+        text += f" Why: {error.why}."
+    if error.fix:
+        text += f" Do this: {error.fix}."
+    return Line(status, name, text.replace("..", "."))
+
+
+# --- what the machine has ---
 
 
 @dataclass(frozen=True)
@@ -195,25 +275,7 @@ def find_version(name: str) -> str | None:
         return None
 
 
-def read_constraints() -> dict[str, str]:
-    """``{"torch": "2.13.0", …}`` from constraints.txt; empty without it."""
-    path = REPO_ROOT / "constraints.txt"
-    if not path.is_file():
-        return {}
-    pairs = (
-        line.split("==")
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if "==" in line and not line.startswith("#")
-    )
-    return {name.strip().lower(): v.strip() for name, v in pairs}
-
-
-# --- mathslm doctor ----------------------------------------------------------
-
-
-def run_doctor(folder: str | Path = ".") -> Report:
-    """Look at this machine; ``folder`` is where runs would be written."""
-    return judge_machine(inspect_machine(folder))
+# --- the machine and its tiers ---
 
 
 def judge_machine(machine: Machine) -> Report:
@@ -268,6 +330,19 @@ def judge_packages(machine: Machine, tested: dict[str, str]) -> list[Line]:
     return lines
 
 
+def read_constraints() -> dict[str, str]:
+    """``{"torch": "2.13.0", …}`` from constraints.txt; empty without it."""
+    path = REPO_ROOT / "constraints.txt"
+    if not path.is_file():
+        return {}
+    pairs = (
+        line.split("==")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "==" in line and not line.startswith("#")
+    )
+    return {name.strip().lower(): v.strip() for name, v in pairs}
+
+
 def judge_amount(name: str, have: float, need: float, fix: str) -> Line:
     """WARN when less than ``need`` GiB are free."""
     text = f"{have:.1f} GiB free"
@@ -276,20 +351,24 @@ def judge_amount(name: str, have: float, need: float, fix: str) -> Line:
     return Line("OK", name, text)
 
 
-def judge_gpus(machine: Machine) -> list[Line]:
-    """One line a GPU, or one that says there is none."""
+def judge_gpus(machine: Machine, needed: bool = False) -> list[Line]:
+    """One line a GPU, or one that says there is none.
+
+    Cards that torch cannot use are a FAIL when they are ``needed``.
+    """
+    if not machine.gpus:
+        text = "none; tier pocket runs on the CPU"
+        if machine.mps:
+            text = "Apple (MPS); the course uses the CPU"
+        return [Line("OK", "gpu", text)]
     lines = [
         Line("OK", f"gpu {index}", str(gpu))
         for index, gpu in enumerate(machine.gpus)
     ]
-    if lines and not machine.torch_cuda:
-        text = "sees none of these cards: install a CUDA build of it"
-        lines.append(Line("WARN", "torch", text))
-    if lines:
-        return lines
-    if machine.mps:
-        return [Line("OK", "gpu", "Apple (MPS); the course uses the CPU")]
-    return [Line("OK", "gpu", "none; tier pocket runs on the CPU")]
+    if not machine.torch_cuda:
+        text = "sees none of these cards. Do this: install a CUDA build of it."
+        lines.append(Line("FAIL" if needed else "WARN", "torch", text))
+    return lines
 
 
 def judge_tier(name: str, machine: Machine) -> Line:
@@ -358,78 +437,7 @@ def has_model(model_id: str) -> bool:
     )
 
 
-# --- mathslm doctor --tier X -------------------------------------------------
-
-
-def check_tier(
-    recipe: Recipe,
-    folder: str | Path,
-    *,
-    force: bool = False,
-    machine: Machine | None = None,
-) -> Report:
-    """Check a recipe on this machine, for a run in ``folder``.
-
-    Args:
-        folder: the run folder; it need not exist, and is not made.
-        force: results of other inputs are to be set aside.
-        machine: what was found; None: look now.
-    """
-    folder = Path(folder)
-    machine = machine or inspect_machine(folder)
-    lines = [*judge_basics(machine), *judge_gpus(machine)]
-    for name, check in {
-        "cards": lambda: judge_cards(recipe, machine),
-        "plan": lambda: judge_plan(recipe, machine),
-        "packages": lambda: judge_extras(recipe),
-        "model": lambda: judge_model(recipe),
-        "problem sets": lambda: judge_sets(recipe),
-        "output": lambda: judge_output(recipe, folder, machine),
-        "results": lambda: judge_results(recipe, folder, force),
-    }.items():
-        try:
-            lines += check()
-        except LabError as error:
-            lines.append(to_line(name, error))
-    return Report(tuple(lines))
-
-
-def list_later() -> dict[str, list[str]]:
-    """``{when: titles}`` of the guards that only the stages can run."""
-    later: dict[str, list[str]] = {}
-    for guard in GUARDS:
-        if not guard.doctor:
-            later.setdefault(guard.when, []).append(guard.title)
-    return later
-
-
-def to_line(name: str, error: LabError, status: Status = "FAIL") -> Line:
-    """A refusal as one line: what, why, and what to do."""
-    text = error.what
-    if error.why:
-        text += f" Why: {error.why}."
-    if error.fix:
-        text += f" Do this: {error.fix}."
-    return Line(status, name, text.replace("..", "."))
-
-
-def try_guard(
-    name: str,
-    check: Callable[[], Any],
-    fine: str,
-    status: Status = "FAIL",
-) -> Line:
-    """Run a check: its refusal becomes ``status``, a sentence a WARN."""
-    try:
-        found = check()
-    except LabError as error:
-        return to_line(name, error, status)
-    if isinstance(found, str) and found:
-        return Line("WARN", name, found)
-    return Line("OK", name, fine)
-
-
-# Cards, steps and memory
+# --- one tier: cards, steps and memory ---
 
 
 def judge_cards(recipe: Recipe, machine: Machine) -> list[Line]:
@@ -455,12 +463,6 @@ def judge_cards(recipe: Recipe, machine: Machine) -> list[Line]:
             f"{need} wanted, {have} there",
         )
     ]
-    if have and not machine.torch_cuda:
-        text = (
-            "torch sees no CUDA, nvidia-smi lists cards. Do this: install a "
-            f"CUDA build of torch {find_version('torch') or ''}".strip()
-        )
-        lines.append(Line("FAIL", "torch", text))
     dtype = recipe.model.dtype
     for gpu in machine.gpus[:need]:
         lines.append(
@@ -485,46 +487,55 @@ def find_fewer_cards(recipe: Recipe, most: int) -> int:
 
 
 def judge_plan(recipe: Recipe, machine: Machine) -> list[Line]:
-    """Steps, serving and memory, and all that the planner warns of."""
+    """Steps, serving and memory, and what else the planner warns of."""
     found = plan(recipe, has_token=True)
-    lines = []
-    for steps in found.steps.values():
-        job, count = steps.job, steps.count
-        if job.min_steps_per_epoch:
-            # A warning: the rows are estimated, the stage counts real ones.
-            rows = job.rows if job.packing else None
-            lines.append(
-                try_guard(
-                    f"steps of {job.title}",
-                    lambda job=job, count=count, rows=rows: (
-                        check_steps_per_epoch(
-                            count, job.min_steps_per_epoch, unpacked_rows=rows
-                        )
-                    ),
-                    f"about {count.per_epoch} an epoch, {count.total} in all",
-                    status="WARN",
-                )
-            )
+    lines = [
+        judge_steps(steps)
+        for steps in found.steps.values()
+        if steps.job.min_steps_per_epoch
+    ]
     if found.replicas:
         lines.append(Line("OK", "serving", found.replicas.why.split(". ")[0]))
     lines += judge_jobs(recipe, found, machine)
-    return lines + [Line("WARN", "plan", text) for text in found.warnings]
+    advice = collect_advice(found.workload, found.steps, found.replicas)
+    return lines + [Line("WARN", "plan", text) for text in advice]
+
+
+def judge_steps(steps: JobSteps) -> Line:
+    """The packing trap; a WARN, as the rows are only estimated."""
+    job, count = steps.job, steps.count
+    rows = job.rows if job.packing else None
+    return try_guard(
+        f"steps of {job.title}",
+        lambda: check_steps_per_epoch(
+            count, job.min_steps_per_epoch, unpacked_rows=rows
+        ),
+        f"about {count.per_epoch} an epoch, {count.total} in all",
+        status="WARN",
+    )
 
 
 def judge_jobs(recipe: Recipe, found: Plan, machine: Machine) -> list[Line]:
-    """Every job of the plan against the memory that is really here."""
-    memory, name = found.memory, "this machine"
-    have = machine.memory_gib - PROCESS_GIB
-    if choose_device(recipe, machine) == "cuda":
-        cards = machine.gpus[: max(1, recipe.hardware.cards)]
-        if not cards:  # this machine's memory says nothing of theirs
-            return []
-        least = min(cards, key=lambda card: card.memory_gib)
+    """Every job of the plan against the memory that is here.
+
+    Where the recipe's cards are not here, against those it is planned for.
+    """
+    memory, card = found.memory, found.workload.card
+    cards = machine.gpus[: max(1, recipe.hardware.cards)]
+    on_cards = choose_device(recipe, machine) == "cuda"
+    if on_cards and cards:
+        least = min(cards, key=lambda gpu: gpu.memory_gib)
         name, have = f"a {least.name}", least.memory_gib
-        if found.workload.card is None:  # "auto" was planned for a CPU
+        if card is None:  # "auto" was planned for a CPU
             memory = estimate_on(recipe, found, least)
-    jobs = [judge_job(recipe, job, name, have) for job in memory]
-    return [*jobs, judge_merge(recipe, found.parameters, machine)]
+    elif on_cards and card:
+        name, have = f"a planned {card.name}", card.memory_gib
+    else:
+        name, have = "this machine", machine.memory_gib - PROCESS_GIB
+    lines = [judge_job(recipe, job, name, have) for job in memory]
+    if on_cards and not cards:  # this machine's memory says nothing of theirs
+        return lines
+    return [*lines, judge_merge(recipe, found.parameters, machine)]
 
 
 def estimate_on(recipe: Recipe, found: Plan, gpu: Gpu) -> list[MemoryEstimate]:
@@ -542,7 +553,7 @@ def judge_job(
     title = f"memory of {estimate.title}"
     warning = judge_memory(estimate, name, have)
     if warning is None:
-        text = f"{estimate.gib:.1f} of {have:.1f} GiB"
+        text = f"{estimate.gib:.1f} of {have:.1f} GiB, {name}"
         return Line("OK", title, text)
     if recipe.model.ladder:
         text = f"{warning} The memory ladder will try with fewer bits."
@@ -569,7 +580,7 @@ def judge_merge(recipe: Recipe, parameters: int, machine: Machine) -> Line:
     return Line("WARN" if recipe.model.ladder else "FAIL", title, text)
 
 
-# Packages of the tier
+# --- packages of the tier ---
 
 
 def judge_extras(recipe: Recipe) -> list[Line]:
@@ -579,10 +590,6 @@ def judge_extras(recipe: Recipe) -> list[Line]:
         for extra in list_extras(recipe)
         for requirement in read_extra(extra)
     ]
-    if recipe.model.id == SMOL_ID:
-        reasons = smol.find_obstacles()
-        text = "; ".join(reasons) or "the package or its model is there"
-        lines.append(Line("FAIL" if reasons else "OK", "extra smol", text))
     if recipe.engine.name == "vllm" and not recipe.engine.url:
         fine = f"'{recipe.engine.command}' is installed"
         lines.append(
@@ -631,25 +638,19 @@ def judge_package(requirement: Any, extra: str) -> Line:
     return Line("OK", name, f"{version} (extra {extra}, {needed})")
 
 
-# The base model
+# --- the base model ---
 
 
 def judge_model(recipe: Recipe) -> list[Line]:
     """Weights, licence and tokenizer of the recipe's base model."""
     if recipe.model.id == SMOL_ID and not is_here(recipe):
-        text = "made from its package when it is first needed"
-        return [Line("OK", "model", text)]
+        reasons = smol.find_obstacles()
+        text = "; ".join(reasons) or "made from its package when first needed"
+        return [Line("FAIL" if reasons else "OK", "model", text)]
     base = find_base(recipe)
     if not base.is_dir():
         return judge_hub_model(recipe)
     return [judge_folder(base), judge_tokenizer(recipe, base)]
-
-
-def is_here(recipe: Recipe) -> bool:
-    """Whether the base model lies on this machine."""
-    if recipe.model.id == SMOL_ID:
-        return smol.is_complete(smol.smol_folder())
-    return find_base(recipe).is_dir() or find_cached(recipe) is not None
 
 
 def judge_folder(folder: Path) -> Line:
@@ -698,34 +699,22 @@ def require_whole(folder: Path) -> None:
 def judge_hub_model(recipe: Recipe) -> list[Line]:
     """A hub model: in the local cache, or to be fetched, with a token?"""
     name, cached = recipe.model.id, find_cached(recipe)
+    lines = judge_licence(recipe, cached)
     if cached:
         line = Line("OK", "model", f"{name} is in the hub's local cache")
-    elif is_offline():
+        return [line, *lines, judge_tokenizer(recipe, Path(name))]
+    if is_offline():
         text = (
             f"{name} is neither a folder nor in the local cache, and the hub "
             "is not asked (no network, or HF_HUB_OFFLINE). Do this: connect "
             "once, or set MATHSLM_MODEL_DIR to a folder with a copy."
         )
-        return [Line("FAIL", "model", text)]
-    else:
-        text = f"{name} will be fetched from the hub"
-        if find_known_shape(recipe):
-            size = estimate_space(recipe, "merge") / 1000
-            text += f", about {size:.1f} GB. Do this once, on a machine that "
-            text += "is not rented by the minute"
-        line = Line("WARN", "model", text)
-    lines = [line, *judge_licence(recipe, cached)]
-    if cached:
-        lines.append(judge_tokenizer(recipe, Path(name)))
-    return lines
-
-
-def find_known_shape(recipe: Recipe) -> Any:
-    """The model's shape, or None where the planner does not know it."""
-    try:
-        return find_shape(recipe.model.id)
-    except LabError:
-        return None
+        return [Line("FAIL", "model", text), *lines]
+    text = (
+        f"{name} will be fetched from the hub. Do this once, on a machine "
+        "that is not rented by the minute"
+    )
+    return [Line("WARN", "model", text), *lines]
 
 
 def is_offline() -> bool:
@@ -737,20 +726,13 @@ def is_offline() -> bool:
     )
 
 
-def find_cached(recipe: Recipe) -> Path | None:
-    """The model's folder in the hub's local cache, or None."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(
-        recipe.model.id, CONFIG, revision=recipe.model.revision
-    )
-    return Path(found).parent if isinstance(found, str) else None
-
-
 def judge_licence(recipe: Recipe, cached: Path | None) -> list[Line]:
     """FAIL for a gated model that is not here and no token to fetch it."""
-    shape = find_known_shape(recipe)
-    if shape is None or not shape.gated:
+    try:
+        gated = find_shape(recipe.model.id).gated
+    except LabError:  # a model that the planner does not know
+        gated = False
+    if not gated:
         return []
     if cached or find_token():
         return [Line("OK", "licence", "gated; a token or a copy is here")]
@@ -773,7 +755,7 @@ def judge_tokenizer(recipe: Recipe, path: Path) -> Line:
     )
 
 
-# Problem sets and the run folder
+# --- problem sets, output, and the stages ---
 
 
 def judge_sets(recipe: Recipe) -> list[Line]:
@@ -795,25 +777,14 @@ def judge_sets(recipe: Recipe) -> list[Line]:
 def judge_set(name: str) -> Line:
     """One set: a file, a local copy, a generator, or the hub."""
     title = f"problem set {name}"
-    if name not in SOURCES and not name.startswith(GYM_PREFIX):
-        if resolve_data(name).is_file():
-            return Line("OK", title, "a file")
-        text = f"there is no {resolve_data(name)}. Do this: check the path."
-        return Line("FAIL", title, text)
-    try:
-        source = find_source(name)
-    except LabError as error:
-        return to_line(title, error)
     if is_local(name):
-        return Line("OK", title, "a local copy, or made on the spot")
-    copy = f"put a copy named {name}.jsonl into MATHSLM_DATA_DIR"
-    text = f"comes from the hub ({source.hub_id}); without one: {copy}"
-    if is_offline():
-        text = (
-            "not here, and the hub is not asked (no network, or "
-            f"HF_HUB_OFFLINE). Do this: {copy}, or fill the cache while "
-            "connected."
-        )
+        find = find_source if name.startswith(GYM_PREFIX) else hash_problems
+        return try_guard(title, lambda: bool(find(name)), "is here")
+    text = (
+        f"comes from the hub ({find_source(name).hub_id}). Do this, where "
+        f"there is no network: put a copy named {name}.jsonl into "
+        "MATHSLM_DATA_DIR, or fill the cache while connected."
+    )
     return Line("WARN", title, text)
 
 
@@ -845,44 +816,67 @@ def judge_output(recipe: Recipe, folder: Path, machine: Machine) -> list[Line]:
 def judge_results(recipe: Recipe, folder: Path, force: bool) -> list[Line]:
     """Earlier results of the folder, as its stages themselves judge them."""
     run = RunDir(folder, recipe)
-    lines = [Line("OK", "results", "none there yet")]
-    if (folder / "recipe.yaml").is_file():
-        run.check_same_recipe()
-        lines = [Line("OK", "results", "the folder is of this recipe")]
-    elif folder.is_dir() and any(folder.iterdir()):
-        text = f"{folder} is not empty and holds no recipe.yaml. Do this: "
-        return [Line("FAIL", "results", text + "choose another --run-dir")]
+    run.check_same_recipe()
+    begun = run.file("recipe.yaml").is_file()
+    text = "the folder is of this recipe" if begun else "none there yet"
+    lines = [Line("OK", "results", text)]
     names = list_stages(recipe)
     done = {name for name in names if stage_file(folder, name).is_file()}
-    if not is_here(recipe):
-        if done:
-            text = "not compared with the recipe: the model is not here"
-            lines = [Line("WARN", "results", text)]
-        return lines
-    for stage in names:
-        # Several samples a problem: only where some were drawn already.
-        ready = done.issuperset(list_needs(recipe, stage))
-        ready = ready and not stage.startswith("evaluate-t")
-        if stage in done or ready:
-            text = "done, of this recipe" if stage in done else "may start"
-            lines.append(judge_stage(recipe, run, stage, text, force))
+    if is_here(recipe):
+        return lines + [
+            judge_stage(recipe, run, stage, stage in done, force)
+            for stage in names
+            if stage in done or may_start(recipe, stage, done)
+        ]
+    if done:
+        text = "not compared with the recipe: the model is not here"
+        lines = [Line("WARN", "results", text)]
     return lines
 
 
+def is_here(recipe: Recipe) -> bool:
+    """Whether the base model lies on this machine."""
+    if recipe.model.id == SMOL_ID:
+        return smol.is_complete(smol.smol_folder())
+    return find_base(recipe).is_dir() or find_cached(recipe) is not None
+
+
+def find_cached(recipe: Recipe) -> Path | None:
+    """The model's folder in the hub's local cache, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(
+        recipe.model.id, CONFIG, revision=recipe.model.revision
+    )
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def may_start(recipe: Recipe, stage: str, done: set[str]) -> bool:
+    """Whether all that a stage goes on from is there.
+
+    Several samples a problem are judged only where some were drawn already.
+    """
+    several = stage.startswith("evaluate-t")
+    return not several and done.issuperset(list_needs(recipe, stage))
+
+
 def judge_stage(
-    recipe: Recipe, run: RunDir, stage: str, fine: str, force: bool
+    recipe: Recipe, run: RunDir, stage: str, done: bool, force: bool
 ) -> Line:
     """What a stage says of its inputs before it would load a model."""
-    title = f"stage {stage}"
 
-    def ask(force: bool) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):
-            run_stage(recipe, run, stage, check=True, force=force)
+    def ask(force: bool) -> Line:
+        def check() -> None:
+            with contextlib.redirect_stdout(io.StringIO()):
+                run_stage(recipe, run, stage, check=True, force=force)
 
-    line = try_guard(title, lambda: ask(False), fine)
+        text = "done, of this recipe" if done else "may start"
+        return try_guard(f"stage {stage}", check, text)
+
+    line = ask(False)
     if line.status == "OK" or not force:
         return line
-    again = try_guard(title, lambda: ask(True), "")
+    again = ask(True)
     if again.status == "OK":
-        return Line("WARN", title, "will be set aside (--force)")
+        return Line("WARN", again.name, "will be set aside (--force)")
     return again

@@ -104,14 +104,7 @@ class RunDir:
             run.path.mkdir(parents=True, exist_ok=True)
         require_writable(run.path)
         stored = run.path / "recipe.yaml"
-        if stored.is_file():
-            run.check_same_recipe()
-        elif any(run.path.iterdir()):
-            raise LabError(
-                f"{run.path} is not empty and holds no recipe.yaml.",
-                why="it does not look like a run folder",
-                fix="choose another --run-dir",
-            )
+        run.check_same_recipe()
         if not stored.is_file():
             run.save_recipe()
         if not (run.path / "manifest.json").is_file():
@@ -125,8 +118,19 @@ class RunDir:
         write_text(self.file("recipe.yaml"), text)
 
     def check_same_recipe(self) -> None:
-        """LabError when the folder's recipe differs in its IDENTITY."""
+        """LabError when the folder's recipe differs in its IDENTITY.
+
+        And when there are files without a recipe: it is no run folder.
+        """
         stored = self.file("recipe.yaml")
+        if not stored.is_file():
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise LabError(
+                    f"{self.path} is not empty and holds no recipe.yaml.",
+                    why="it does not look like a run folder",
+                    fix="choose another --run-dir",
+                )
+            return
         try:
             old = yaml.safe_load(stored.read_text(encoding="utf-8")) or {}
         except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:

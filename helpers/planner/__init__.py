@@ -58,7 +58,7 @@ from helpers.planner.steps import (
     sum_learning_rates,
 )
 from helpers.planner.time_and_cost import train_flops_per_token
-from helpers.planner.warnings import judge_memory
+from helpers.planner.warnings import collect_advice, judge_memory
 from helpers.planner.workload import DTYPE_BYTES, TrainJob, mean_weight_bytes
 
 __all__ = [
@@ -82,6 +82,7 @@ __all__ = [
     "check_travel",
     "choose_format",
     "choose_replicas",
+    "collect_advice",
     "compare_layouts",
     "count_steps",
     "describe_machine",

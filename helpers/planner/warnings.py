@@ -54,6 +54,27 @@ def collect_warnings(
     return [text for text in found if text]
 
 
+def collect_advice(
+    workload: Workload,
+    steps: dict[str, JobSteps],
+    replicas: ReplicaPlan | None,
+) -> list[str]:
+    """The warnings but for memory, dtype, licence and packing.
+
+    Those are checked by guards where the real machine is known: the doctor.
+    """
+    found = [warn_idle(workload, replicas)]
+    for job_steps in steps.values():
+        found += [
+            warn_batch(job_steps),
+            warn_few_steps(job_steps),
+            warn_rounding(workload, job_steps),
+            warn_sharding(workload, job_steps.job),
+        ]
+    found += [warn_small_sets(workload), warn_unplanned(workload)]
+    return [text for text in found if text]
+
+
 def warn_memory(workload: Workload, estimate: MemoryEstimate) -> str:
     """A job that does not fit its card."""
     card = workload.card
