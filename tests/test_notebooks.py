@@ -16,6 +16,7 @@ import yaml
 from rich.console import Console
 
 from helpers.base import REPO_ROOT, load_recipe
+from helpers.grading import read_graded
 
 FOLDER = REPO_ROOT / "notebooks"
 PUBLISHED = REPO_ROOT / "data" / "published"
@@ -502,10 +503,9 @@ def test_course_runs_and_leaves_its_artefacts(small_run):
     metrics = json.loads((folder / "metrics.json").read_text())
     for tag in ("base", "sft", "dpo"):
         for name, row in metrics[f"evaluate/{tag}"].items():
-            lines = (folder / "eval" / tag / f"{name}.jsonl").read_text()
-            rows = [json.loads(line) for line in lines.splitlines()]
+            rows = read_graded(folder / "eval" / tag / f"{name}.jsonl")
             assert len(rows) == row["n"] == 8
-            assert sum(r["correct"] for r in rows) == row["k"]
+            assert sum(r.correct for r in rows) == row["k"]
 
 
 @pytest.mark.slow
