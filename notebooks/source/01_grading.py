@@ -659,6 +659,7 @@ tabulate_scores(live)
 record = peer_record.load_record()
 note = plots.recorded_on(record.manifest)
 print(note, "· grader", record.manifest["grader"])
+print(record.manifest.get("carried_over", ""))
 print("deadline:", record.manifest["deadline_s"], "s an answer")
 versions = pd.DataFrame(record.manifest["graders"]).T
 versions.dropna(how="all").fillna("")
