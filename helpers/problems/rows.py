@@ -12,6 +12,7 @@ apart see the same problems. The commit is part of every stage's inputs.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -219,13 +220,9 @@ def _make_rows(source: Source, seed: int | None, n: int) -> Opened:
     Ten times as many as asked for at most: small families make duplicates,
     and those of GSM8K's templates overlap with its test set.
     """
-    try:
-        from reasoning_gym.factory import create_dataset
-    except ImportError:
-        raise LabError(
-            f"{source.name} needs reasoning-gym, which is not installed.",
-            fix='python -m pip install "reasoning-gym>=0.1.25"',
-        ) from None
+    _require_gym(source)
+    from reasoning_gym.factory import create_dataset
+
     family = source.name.removeprefix(GYM_PREFIX)
     size = 10 * n + 10
     made = create_dataset(family, size=size, seed=seed or 0)
@@ -243,6 +240,14 @@ def _make_rows(source: Source, seed: int | None, n: int) -> Opened:
     return Opened(rows, where, ["question", "answer", "solution"], size)
 
 
+def _require_gym(source: Source) -> None:
+    if importlib.util.find_spec("reasoning_gym") is None:
+        raise LabError(
+            f"{source.name} needs reasoning-gym, which is not installed.",
+            fix='python -m pip install "reasoning-gym>=0.1.25"',
+        )
+
+
 def hash_problems(name: str) -> str:
     """What tells one state of a problem set from another.
 
@@ -255,6 +260,7 @@ def hash_problems(name: str) -> str:
     named = name in SOURCES or not {"/", "\\", "."} & set(name)
     source = find_source(name) if named else Source(name, file=name)
     if source.name.startswith(GYM_PREFIX):
+        _require_gym(source)
         version = importlib.metadata.version("reasoning-gym")
         return f"{source.name} {version}"
     files = find_copy(source)

@@ -13,7 +13,13 @@ from helpers.base import DATA_DIR, LabError
 from helpers.cli import app
 from helpers.experiments.options import out
 from helpers.grading import parse_number
-from helpers.problems import SOURCES, Source, load_problems, load_source
+from helpers.problems import (
+    SOURCES,
+    Source,
+    hash_problems,
+    load_problems,
+    load_source,
+)
 from helpers.problems.golds import RULES
 from helpers.problems.load import STEPS
 from helpers.problems.sources import GYM_FAMILIES
@@ -417,3 +423,11 @@ def test_the_command_refuses_in_one_message(arguments, message, monkeypatch):
     shown = run(*arguments.split())
     assert shown.exit_code == 2
     assert message in shown.stderr and "Traceback" not in shown.output
+
+
+def test_a_set_to_be_made_needs_its_maker(monkeypatch):
+    """Also where only its state is asked for, as the stages do."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for ask in (hash_problems, load_problems):
+        with pytest.raises(LabError, match="reasoning-gym, which is not"):
+            ask("reasoning-gym:chain_sum")
