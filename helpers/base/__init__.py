@@ -1,4 +1,7 @@
-"""base"""
+"""What every room stands on: recipes, records, the run folder, stages.
+
+Loads no torch.
+"""
 
 from helpers.base.errors import LabError, did_you_mean
 from helpers.base.guards import (

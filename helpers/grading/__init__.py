@@ -1,4 +1,7 @@
-"""The grader: a response and a reference answer become a Grade."""
+"""A response and its reference answer in, a :class:`Grade` out.
+
+Pure: no process, no clock, no file but those that are handed in.
+"""
 
 from helpers.grading.completions import (
     GradedCompletion,

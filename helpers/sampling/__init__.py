@@ -1,4 +1,7 @@
-"""Requests in, graded completions out: engines, store and resume."""
+"""Requests in, completions out: in this process, or by vLLM servers.
+
+The engines themselves load torch or a client when first asked for.
+"""
 
 from importlib import import_module
 from typing import Any

@@ -1,4 +1,7 @@
-"""stages"""
+"""The stages of a run, one file each; :data:`STAGES` lists them.
+
+A stage loads torch when it has work to do, never when it is imported.
+"""
 
 from importlib import import_module
 from typing import Any
