@@ -76,7 +76,12 @@ from helpers.planner import (
 )
 from helpers.problems import GYM_PREFIX, find_source, hash_problems, is_local
 from helpers.sampling import find_command
-from helpers.stages import list_against, list_needs, list_stages, run_stage
+from helpers.stages import (
+    list_against,
+    list_dependencies,
+    list_stages,
+    run_stage,
+)
 
 Status = Literal["OK", "WARN", "FAIL"]
 REQUIRED = (
@@ -857,7 +862,7 @@ def may_start(recipe: Recipe, stage: str, done: set[str]) -> bool:
     Several samples a problem are judged only where some were drawn already.
     """
     several = stage.startswith("evaluate-t")
-    return not several and done.issuperset(list_needs(recipe, stage))
+    return not several and done.issuperset(list_dependencies(recipe, stage))
 
 
 def judge_stage(

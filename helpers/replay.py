@@ -186,14 +186,14 @@ def _pack(source: Path, name: str, target: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     data = (source / name).read_bytes()
     if name.startswith(("samples/", "eval/")) and name.endswith(".jsonl"):
-        data = add_verdicts(source / name)
+        data = add_grades(source / name)
     if name.startswith("samples/"):
         place = place.with_name(place.name + PACKED)
         data = gzip.compress(data, mtime=0)
     place.write_bytes(data)
 
 
-def add_verdicts(path: Path) -> bytes:
+def add_grades(path: Path) -> bytes:
     """The lines of a completions file, each with today's verdict.
 
     Raises:

@@ -53,9 +53,11 @@ def list_stages(recipe: Recipe) -> list[str]:
     return [*stages.list_stages(recipe), SEEDING]
 
 
-def list_needs(recipe: Recipe, stage: str) -> tuple[str, ...]:
+def list_dependencies(recipe: Recipe, stage: str) -> tuple[str, ...]:
     """The stages that a stage goes on from; seeding: those of distill."""
-    return stages.list_needs(recipe, "distill" if stage == SEEDING else stage)
+    return stages.list_dependencies(
+        recipe, "distill" if stage == SEEDING else stage
+    )
 
 
 def run_stage(run: RunDir, stage: str, **options: Any) -> dict[str, Any]:
@@ -282,7 +284,7 @@ def start(
             "SFT trains on worked solutions here, and the SFT model, not "
             "the base, is what is sampled for pairs."
         )
-    before = [s for stage in makes for s in list_needs(recipe, stage)]
+    before = [s for stage in makes for s in list_dependencies(recipe, stage)]
     wanted = list(dict.fromkeys([*needs, *before]))
     if mode == "replay":
         _replay(session, [*wanted, *makes])
@@ -303,7 +305,7 @@ def _replay(session: Session, names: Sequence[str]) -> None:
     wanted: list[str] = []
     for stage in names:
         merge = stage.startswith("merge/")
-        wanted += list_needs(recipe, stage) if merge else [stage]
+        wanted += list_dependencies(recipe, stage) if merge else [stage]
     for stage in dict.fromkeys(wanted):
         record = stage_file(run.path, stage)
         if record.is_file() and not read_json(record).get("recorded"):
@@ -330,7 +332,7 @@ def _provide(session: Session, stage: str, use_record: bool) -> None:
     Raises:
         LabError: no such stage, or the folder's was made from other inputs.
     """
-    earlier_stages = list_needs(session.recipe, stage)
+    earlier_stages = list_dependencies(session.recipe, stage)
     if stage_file(session.run_dir.path, stage).is_file():
         print(f"  {stage}: found in the run folder")
         # What it was made from is compared, so that must be there too.

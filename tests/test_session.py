@@ -163,7 +163,7 @@ def test_stages_name_their_needs_and_every_chain_ends(tier):
     for stage in known:
         todo, seen = [stage], set()
         while todo:
-            more = session.list_needs(recipe, todo.pop())
+            more = session.list_dependencies(recipe, todo.pop())
             assert set(more) <= set(known), stage
             assert stage not in more, stage
             todo += [s for s in more if s not in seen]
@@ -172,11 +172,11 @@ def test_stages_name_their_needs_and_every_chain_ends(tier):
 
 def test_worked_solutions_come_before_what_is_sampled():
     recipe, pocket = load_recipe("smol"), load_recipe("pocket")
-    assert session.list_needs(recipe, "distill") == ("merge/sft",)
-    assert session.list_needs(recipe, "seeding") == ("merge/sft",)
-    assert session.list_needs(recipe, "sft") == ("solutions",)
-    assert session.list_needs(pocket, "seeding") == ()
-    assert session.list_needs(pocket, "sft") == ("distill",)
+    assert session.list_dependencies(recipe, "distill") == ("merge/sft",)
+    assert session.list_dependencies(recipe, "seeding") == ("merge/sft",)
+    assert session.list_dependencies(recipe, "sft") == ("solutions",)
+    assert session.list_dependencies(pocket, "seeding") == ()
+    assert session.list_dependencies(pocket, "sft") == ("distill",)
 
 
 def test_run_gives_the_metrics_of_a_stage_and_loads_it_then(tmp_path, capsys):

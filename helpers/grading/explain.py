@@ -74,13 +74,13 @@ def describe_outcome(outcome: object) -> str:
     Model output is shown as one line of printable characters.
     """
     if isinstance(outcome, Verdict):
-        return f"{_say(outcome.correct)}: {outcome.reason}"
+        return f"{_describe_mark(outcome.correct)}: {outcome.reason}"
     if isinstance(outcome, Extraction):
         if outcome.answer is None:
             return f"no answer: {outcome.how}"
         return f"{quote_text(outcome.answer)} ({outcome.how})"
     if outcome is None or isinstance(outcome, bool):
-        return _say(outcome)
+        return _describe_mark(outcome)
     if isinstance(outcome, str):
         return quote_text(outcome)
     if isinstance(outcome, Value):
@@ -98,7 +98,7 @@ def _describe_pair(pair: tuple) -> str:
     if isinstance(one, tuple):  # what math-verify was asked, and its answer
         return f"{_describe_pair(one)}: {two}"
     if isinstance(one, bool | None) and isinstance(two, str):
-        said = "undecided" if one is None else _say(one)
+        said = "undecided" if one is None else _describe_mark(one)
         return f"{said}: {two}" if two else said
     return f"reference {_describe_side(one)}, answer {_describe_side(two)}"
 
@@ -111,7 +111,7 @@ def _describe_side(side: object) -> str:
     return describe_outcome(side)
 
 
-def _say(mark: bool | None) -> str:
+def _describe_mark(mark: bool | None) -> str:
     return {True: "yes", False: "no", None: "none"}[mark]
 
 

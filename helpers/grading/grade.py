@@ -209,7 +209,7 @@ def compare_answers(predicted: str, gold: str) -> Verdict:
     choice = note("choice letter", _compare_choice(left, right))
     if choice is not None:
         return choice
-    moment = note("time or date", _same_moment(left, right))
+    moment = note("time or date", _same_time(left, right))
     if moment is not None:
         return Verdict(moment, "time or date" if moment else "another time")
     both = split_quantities(left), split_quantities(right)
@@ -264,7 +264,7 @@ def _compare_choice(left: str, right: str) -> Verdict | None:
     return Verdict(same, "choice" if same else "another choice")
 
 
-def _same_moment(left: str, right: str) -> bool | None:
+def _same_time(left: str, right: str) -> bool | None:
     same = same_time(left, right)
     return same_date(left, right) if same is None else same
 

@@ -151,7 +151,7 @@ def load_problems(
     name = str(name_or_path)
     if name in SOURCES or name.startswith(GYM_PREFIX):
         problems, report = load_source(name, n)
-        _tell(report)
+        _warn_of_losses(report)
         return problems
     if "/" not in name and "\\" not in name and "." not in name:
         hint = did_you_mean(name, SOURCES)
@@ -171,13 +171,13 @@ def load_up_to(name: str, most: int) -> list[Problem]:
     source = SOURCES.get(name)
     if source is None or not source.stream:
         return load_problems(name)
-    problems, report = collect(source, most)
+    problems, report = collect_problems(source, most)
     require_rows(report)
-    _tell(report)
+    _warn_of_losses(report)
     return problems
 
 
-def _tell(report: LoadReport) -> None:
+def _warn_of_losses(report: LoadReport) -> None:
     """Warn of what was left out, where the caller of the caller reads it."""
     if report.n_dropped or report.notes:
         warnings.warn(str(report), stacklevel=3)
@@ -207,7 +207,7 @@ def load_source(
             f"{n} problems of {source.name} were asked for.",
             fix="ask for 1 or more",
         )
-    problems, report = collect(source, n, seed=seed, index=index)
+    problems, report = collect_problems(source, n, seed=seed, index=index)
     require_rows(report)
     if n is not None and len(problems) < n:
         raise LabError(
@@ -219,7 +219,7 @@ def load_source(
     return problems, report
 
 
-def collect(
+def collect_problems(
     source: Source,
     n: int | None,
     *,

@@ -12,7 +12,7 @@ from helpers.problems.load import (
     STEPS,
     LoadReport,
     Seen,
-    collect,
+    collect_problems,
     load_problems,
     require_rows,
 )
@@ -96,7 +96,7 @@ def load_mix(
     mix = Mix([], {}, against)
     for name, wanted in parts.items():
         source = found[name]
-        rows, report = collect(
+        rows, report = collect_problems(
             source, wanted, seed=seed, index=index, seen=seen
         )
         mix.reports[name] = report

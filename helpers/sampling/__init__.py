@@ -19,8 +19,8 @@ from helpers.sampling.sample import (
     grade_texts,
     iter_requests,
     make_requests,
+    report_unusable,
     sample_missing,
-    say_unusable,
 )
 from helpers.sampling.store import (
     Sample,
@@ -54,8 +54,8 @@ __all__ = [
     "make_sample",
     "open_engine",
     "open_samples",
+    "report_unusable",
     "sample_missing",
-    "say_unusable",
 ]
 # Loaded when first asked for: these import torch or a client.
 _LAZY = {

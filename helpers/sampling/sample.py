@@ -197,7 +197,7 @@ def grade_texts(
     return list(grade_completions(rows))
 
 
-def say_unusable(title: str, too_long: int, empty: int, total: int) -> None:
+def report_unusable(title: str, too_long: int, empty: int, total: int) -> None:
     """One line about responses that hold nothing, when there are any."""
     parts = []
     if too_long:

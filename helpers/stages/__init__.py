@@ -46,7 +46,7 @@ from helpers.stages.solutions import list_against, run_solutions
 from helpers.stages.table import (
     STAGES,
     StageInfo,
-    list_needs,
+    list_dependencies,
     list_stages,
     run_stage,
 )
@@ -76,7 +76,7 @@ __all__ = [
     "find_rows",
     "harvest_pairs",
     "list_against",
-    "list_needs",
+    "list_dependencies",
     "list_stages",
     "load_exact",
     "load_training",

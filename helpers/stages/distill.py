@@ -54,8 +54,8 @@ from helpers.sampling import (
     make_sample,
     open_engine,
     open_samples,
+    report_unusable,
     sample_missing,
-    say_unusable,
 )
 from helpers.stages.guards import check_distinct_fraction
 
@@ -121,7 +121,9 @@ def run_distill(
             file = open_samples(run, SAMPLES, inputs, force, golds)
             with ExitStack() as stack:
                 sampler = Sampler(recipe, run, model, file, stack)
-                samples, harvest = collect(sampler, problems, wanted, floor)
+                samples, harvest = collect_samples(
+                    sampler, problems, wanted, floor
+                )
                 engine = sampler.engine and sampler.engine.describe()
             write_records(run.file(SFT), harvest.iter_sft())
             write_records(run.file(PAIRS), harvest.iter_pairs())
@@ -130,7 +132,7 @@ def run_distill(
                 "tokens_per_second": sampler.speed.tokens_per_second,
                 "engine": engine,
             }
-            _say_unusable(stage.metrics)
+            _report_unusable(stage.metrics)
     return stage.metrics
 
 
@@ -245,7 +247,7 @@ class Sampler:
         return group_samples(self.file.index.values(), problems)
 
 
-def collect(
+def collect_samples(
     sampler: Sampler, problems: Sequence[Problem], wanted: int, floor: int
 ) -> tuple[dict[str, list[Sample]], Harvest]:
     """Sample ``wanted`` problems, then more until ``floor`` pairs are there.
@@ -502,9 +504,9 @@ def _quantiles(lengths: Sequence[int]) -> dict[str, float]:
     return out | {"mean": statistics.fmean(lengths)}
 
 
-def _say_unusable(metrics: Mapping[str, Any]) -> None:
+def _report_unusable(metrics: Mapping[str, Any]) -> None:
     counts = [metrics[name]["k"] for name in ("too_long", "empty")]
-    say_unusable(STAGE, *counts, metrics["samples"])
+    report_unusable(STAGE, *counts, metrics["samples"])
 
 
 def require_kept(metrics: Mapping[str, Any]) -> None:

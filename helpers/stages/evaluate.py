@@ -51,8 +51,8 @@ from helpers.sampling import (
     iter_requests,
     open_engine,
     open_samples,
+    report_unusable,
     sample_missing,
-    say_unusable,
 )
 
 TAGS = ("base", "sft", "dpo")
@@ -303,7 +303,7 @@ class Evaluation:
                 scores[name] = (
                     measure_benchmark(self.run, self.stage, name, n) or {}
                 )
-                _say_score(title, scores[name])
+                _report_score(title, scores[name])
         return scores
 
     def _open_samples(
@@ -357,9 +357,11 @@ class Evaluation:
         )
 
 
-def _say_score(title: str, counts: dict[str, Any]) -> None:
+def _report_score(title: str, counts: dict[str, Any]) -> None:
     if "k" in counts:
-        say_unusable(title, counts["too_long"], counts["empty"], counts["n"])
+        report_unusable(
+            title, counts["too_long"], counts["empty"], counts["n"]
+        )
         print(f"{title}: {proportion(counts['k'], counts['n'])}")
         return
     n = counts["samples"]

@@ -87,7 +87,7 @@ def list_stages(recipe: Recipe) -> list[str]:
     return [*names, "evaluate-t1/base", "evaluate-t1/sft"]
 
 
-def list_needs(recipe: Recipe, stage: str) -> tuple[str, ...]:
+def list_dependencies(recipe: Recipe, stage: str) -> tuple[str, ...]:
     """Full names of the stages that a stage goes on from.
 
     Raises:
@@ -123,7 +123,7 @@ def run_stage(
     ``evaluate-t1/<tag>`` draws ``course.samples`` samples a problem of the
     main benchmark at that temperature.
     """
-    list_needs(recipe, stage)  # LabError for a name that is none
+    list_dependencies(recipe, stage)  # LabError for a name that is none
     kind, _, tag = stage.partition("/")
     if kind.startswith("dpo"):
         variant = Tag.parse(kind).variant

@@ -35,8 +35,8 @@ from helpers.sampling import (
     load_completion,
     make_sample,
     open_samples,
+    report_unusable,
     sample_missing,
-    say_unusable,
     store,
 )
 from helpers.sampling.engine import SampledText
@@ -432,10 +432,10 @@ def test_too_long_and_empty_ones_are_rows_counted_and_never_harvested(
     assert all([*texts, *(r.completion for r in found.iter_sft())])
     assert "p0" not in {r.problem_id for r in found.iter_sft()}
     assert distinct_fraction({"p0": long}) == 1.0  # nothing was drawn
-    say_unusable("distill", 4, 1, 60)
+    report_unusable("distill", 4, 1, 60)
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "of 60 responses 4 were not" in said
-    say_unusable("distill", 0, 0, 60)
+    report_unusable("distill", 0, 0, 60)
     assert capsys.readouterr().out == ""
 
 

@@ -15,7 +15,7 @@ from helpers.models import free_memory, load_model
 from helpers.planner import estimate_decode_step
 from helpers.sampling import SampleRequest, make_engine, open_engine
 from helpers.session import run_stage
-from helpers.stages import dpo, list_needs, sft
+from helpers.stages import dpo, list_dependencies, sft
 from tools.gpu_check import bodies
 from tools.gpu_check.training import (
     compare_with_plan,
@@ -79,7 +79,7 @@ def check_smol(setting: Setting) -> dict[str, Any]:
     done: list[str] = []
 
     def provide(stage: str) -> None:
-        for earlier in list_needs(recipe, stage):
+        for earlier in list_dependencies(recipe, stage):
             provide(earlier)
         if stage not in done:
             run_stage(run, stage)

@@ -115,7 +115,7 @@ def plot_outcomes(
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("problems", fontsize=9, color=INK)
-    legend_beside(ax)
+    place_legend(ax)
     set_title(ax, title, decoding)
     return figure
 
@@ -155,7 +155,7 @@ def draw_stack(
     return sums
 
 
-def legend_beside(ax: Axes) -> None:
+def place_legend(ax: Axes) -> None:
     """A legend to the right of the axes, where it hides no bar."""
     place = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
     ax.legend(frameon=False, fontsize=8, **place)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from helpers.results.plots.charts import (
     draw_stack,
-    legend_beside,
+    place_legend,
     plot_curves,
 )
 from helpers.results.plots.style import (
@@ -65,7 +65,7 @@ def plot_caps(
     )
     if subtitle:
         figure.text(0.01, 0.905, subtitle, fontsize=8.5, color=MUTED)
-    legend_beside(axes[-1])
+    place_legend(axes[-1])
     return figure
 
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from helpers.results.plots.charts import Curve, legend_beside, plot_curves
+from helpers.results.plots.charts import Curve, place_legend, plot_curves
 from helpers.results.plots.style import (
     HATCHES,
     INK,
@@ -129,7 +129,7 @@ def plot_dpo_sweep(
     label = "margin at the end, projected early (nats)"
     ax.set_xlabel(label, fontsize=9, color=INK)
     ax.set_ylabel("verdicts changed on dev", fontsize=9, color=INK)
-    legend_beside(ax)
+    place_legend(ax)
     set_title(ax, title, subtitle)
     return figure
 
@@ -186,7 +186,7 @@ def plot_merge_fidelity(
     ax.set_xlim(1.2 * lowest, 1.2 * longest)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    legend_beside(ax)
+    place_legend(ax)
     set_title(ax, title)
     return figure
 
