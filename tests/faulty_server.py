@@ -317,9 +317,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, reply[: len(reply) // 2], length=len(reply))
             self.close_connection = True
         else:
-            self._send(200, reply)
+            # Noted first: whoever has the answer finds it noted.
             with self.server.owner.lock:
                 self.server.owner.served.append((prompt, seed))
+            self._send(200, reply)
 
     def _wait_and_close(self) -> None:
         self.server.owner.stopped.wait(self.server.owner.hang_s)
