@@ -236,7 +236,7 @@ def collect_problems(
     report.unused = sorted(set(opened.columns) - set(source.columns))
     bar = tqdm(
         opened.rows,
-        desc=source.name,
+        desc=Path(source.name).name,  # of a file without its folders
         total=opened.total,
         unit=" rows",
         leave=False,
