@@ -9,9 +9,9 @@ trainer counts them; learning rates are summed as its schedules hand them out.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from helpers.base import LabError
+from helpers.base import LabError, TrainConfig, world_size
 from helpers.planner.workload import TrainJob, Workload
 
 MANTISSA_BITS = {"float32": 23, "float16": 10, "bfloat16": 7}
@@ -111,6 +111,29 @@ def count_steps(
         floor_per_epoch=floor,
         floor_total=max_steps if fixed else int(epochs * floor),
     )
+
+
+def count_training_steps(
+    config: TrainConfig, rows: int, smoke_steps: int | None = None
+) -> StepCount:
+    """Steps of SFT or DPO over these rows, on the processes that run now.
+
+    Args:
+        config: the recipe's ``sft``, or a DPO variant.
+        rows: training sequences or pairs.
+        smoke_steps: a smoke run stops after so many.
+    """
+    count = count_steps(
+        rows,
+        config.effective_batch,
+        config.per_device_batch,
+        config.epochs,
+        world_size=world_size(),
+        max_steps=config.max_steps,
+    )
+    if smoke_steps is None:
+        return count
+    return replace(count, total=min(smoke_steps, count.total))
 
 
 @dataclass(frozen=True)

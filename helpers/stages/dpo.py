@@ -16,7 +16,6 @@ import json
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ from helpers.base import (
     recipe_hash,
     require_current_merge,
     require_file,
-    world_size,
 )
 from helpers.models import (
     fix_model,
@@ -48,7 +46,7 @@ from helpers.models import (
 )
 from helpers.planner import (
     StepCount,
-    count_steps,
+    count_training_steps,
     estimate_space,
     sum_learning_rates,
 )
@@ -158,7 +156,7 @@ def train(
     if stage.smoke:
         # Reference log-probabilities are computed for every pair at once.
         pairs = pairs[: smoke_steps * config.effective_batch]
-    count = count_dpo_steps(config, len(pairs), smoke_steps)
+    count = count_training_steps(config, len(pairs), smoke_steps)
     print(f"DPO: {count}")
     model, tokenizer = load_model(recipe, base, training=True)
     trainer = build_trainer(
@@ -264,23 +262,6 @@ def count_tokens(tokenizer: Any, texts: list[str]) -> list[int]:
     return [len(one) for one in ids]
 
 
-def count_dpo_steps(
-    config: DpoConfig, pairs: int, smoke_steps: int | None = None
-) -> StepCount:
-    """Steps over this many pairs; a smoke run stops after its own."""
-    count = count_steps(
-        pairs,
-        config.effective_batch,
-        config.per_device_batch,
-        config.epochs,
-        world_size=world_size(),
-        max_steps=config.max_steps,
-    )
-    if smoke_steps is None:
-        return count
-    return replace(count, total=min(smoke_steps, count.total))
-
-
 def build_trainer(
     recipe: Recipe,
     config: DpoConfig,
@@ -295,7 +276,7 @@ def build_trainer(
 
     import helpers.stages.trainer as training
 
-    count = count_dpo_steps(config, len(pairs), smoke_steps)
+    count = count_training_steps(config, len(pairs), smoke_steps)
     settings = training.build_arguments(
         recipe, config, count, output_dir, smoke=smoke_steps is not None
     )

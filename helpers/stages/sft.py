@@ -10,7 +10,6 @@ with what sampling recorded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from helpers.base import (
     ranks,
     read_records,
     recipe_hash,
-    world_size,
 )
 from helpers.models import (
     fix_model,
@@ -39,7 +37,7 @@ from helpers.models import (
 from helpers.planner import (
     StepCount,
     check_steps_per_epoch,
-    count_steps,
+    count_training_steps,
     estimate_space,
 )
 from helpers.stages.guards import check_initial_loss, check_rendered
@@ -75,7 +73,7 @@ def run_sft(
     smoke = smoke_steps is not None
     path = find_rows(recipe, run, smoke)
     rows = read_records(path, SftRow)
-    require_steps(recipe, count_sft_steps(recipe, len(rows)), smoke)
+    require_steps(recipe, count_training_steps(recipe.sft, len(rows)), smoke)
     # Step 2: all that the adapter depends on
     recipe = ranks.run_first(partial(fix_model, recipe, run, check))
     base = model_path(recipe, run, "base")
@@ -97,7 +95,7 @@ def run_sft(
     ) as stage:
         if not stage.done:
             kept = select_rows(recipe, base, rows)
-            count = count_sft_steps(recipe, len(kept), smoke_steps)
+            count = count_training_steps(recipe.sft, len(kept), smoke_steps)
             require_steps(recipe, count, smoke)
         if stage.is_needed:
             print(f"SFT: {count}")
@@ -131,7 +129,7 @@ def train(
         check_trainer(trainer, tokenizer, rows)
     # Packed rows are fewer: those that are trained on count.
     seen = len(trainer.train_dataset)
-    count = count_sft_steps(recipe, seen, smoke_steps)
+    count = count_training_steps(recipe.sft, seen, smoke_steps)
     if seen != len(rows):
         print(f"SFT, packed: {count}")
         require_steps(recipe, count, stage.smoke, unpacked_rows=len(rows))
@@ -164,24 +162,6 @@ def find_rows(recipe: Recipe, run: RunDir, smoke: bool = False) -> Path:
     """The file of training rows: the harvest, or worked solutions."""
     name = "solutions.jsonl" if recipe.solutions else "sft.jsonl"
     return find_harvest(run, name, smoke)
-
-
-def count_sft_steps(
-    recipe: Recipe, rows: int, smoke_steps: int | None = None
-) -> StepCount:
-    """Steps over this many sequences; a smoke run stops after its own."""
-    config = recipe.sft
-    count = count_steps(
-        rows,
-        config.effective_batch,
-        config.per_device_batch,
-        config.epochs,
-        world_size=world_size(),
-        max_steps=config.max_steps,
-    )
-    if smoke_steps is None:
-        return count
-    return replace(count, total=min(smoke_steps, count.total))
 
 
 def require_steps(
@@ -254,7 +234,7 @@ def build_trainer(
     settings = training.build_arguments(
         recipe,
         recipe.sft,
-        count_sft_steps(recipe, len(rows), smoke_steps),
+        count_training_steps(recipe.sft, len(rows), smoke_steps),
         output_dir,
         smoke=smoke_steps is not None,
     )

@@ -333,8 +333,10 @@ print("as computed above:", trainable == added)
 # - A ragged last batch is a step of its own: the trainer rounds **up**
 
 # %%
+from helpers.planner import count_training_steps
+
 config = recipe.sft
-count = sft.count_sft_steps(recipe, len(rows))
+count = count_training_steps(recipe.sft, len(rows))
 print(count)
 
 # %% [markdown]

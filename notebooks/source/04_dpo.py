@@ -198,11 +198,12 @@ pd.DataFrame(rows, columns=columns).set_index("side")
 # sides, empty sides, sides that the trainer would cut.
 
 # %%
+from helpers.planner import count_training_steps
 from helpers.stages import dpo
 
 config = recipe.dpo
 check = dpo.select_pairs(recipe, config, tokenizer, pairs)
-count = dpo.count_dpo_steps(config, len(check.kept))
+count = count_training_steps(config, len(check.kept))
 print(check)
 print(count)
 
@@ -333,7 +334,7 @@ else:
 
 # %%
 settings = {tag: recipe.dpo_variant(v) for tag, v in VARIANTS.items()}
-counts = {tag: dpo.count_dpo_steps(c, len(check.kept))
+counts = {tag: count_training_steps(c, len(check.kept))
           for tag, c in settings.items()}
 pd.DataFrame({
     tag: {"learning rate": f"{c.learning_rate:g}", "beta": c.beta,

@@ -127,17 +127,17 @@ def test_only_training_is_spread(start_as):
 
 
 def test_the_effective_batch_stays_on_any_number_of_processes(start_as):
-    from helpers.stages.sft import count_sft_steps
+    from helpers.planner import count_training_steps
 
     recipe = load_recipe("h100x8")
     for world, accumulation in ((1, 32), (2, 16), (8, 4), (16, 2)):
         start_as(world=world)
-        count = count_sft_steps(recipe, 7326)
+        count = count_training_steps(recipe.sft, 7326)
         assert count.accumulation == accumulation
         assert count.effective_batch == recipe.sft.effective_batch
     start_as(world=3)
     with pytest.raises(LabError, match="is not a multiple"):
-        count_sft_steps(recipe, 7326)
+        count_training_steps(recipe.sft, 7326)
 
 
 # --- who speaks and writes ------------------------------------------------

@@ -8,6 +8,8 @@ import shutil
 
 import pytest
 
+from helpers.planner import count_training_steps
+
 pytest.importorskip("trl")
 
 import torch
@@ -231,7 +233,7 @@ def test_pairs_of_a_zephyr_model_are_the_tokens_that_sampling_feeds(
 
 def test_variant_settings_reach_the_trainer(recipe):
     published = recipe.dpo_variant("published")
-    count = dpo.count_dpo_steps(published, 21)
+    count = count_training_steps(published, 21)
     assert (count.total, published.learning_rate) == (60, 5e-7)
 
 

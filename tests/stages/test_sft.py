@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from helpers.planner import count_training_steps
+
 pytest.importorskip("trl")
 
 import torch
@@ -359,7 +361,7 @@ def test_trainer_accumulates_to_the_effective_batch(
     assert trainer.get_total_train_batch_size(trainer.args) == 8
     loader = trainer.get_train_dataloader()
     values = trainer.set_initial_training_values(trainer.args, loader)
-    count = sft.count_sft_steps(recipe, len(rows))
+    count = count_training_steps(recipe.sft, len(rows))
     assert (count.per_epoch, count.total) == (values[1], values[6])
 
 
