@@ -1,7 +1,7 @@
 """Mistral's own tokenizer: 32,000 pieces, as tier t4-7b meets it.
 
 The package mistral-common, which vLLM brings along, carries the file; the
-sentencepiece of vLLM's environment reads it (``make test-vllm``).
+sentencepiece of vLLM's environment reads it (``make test``).
 """
 
 import json
@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(
         not VLLM,
-        reason="MATHSLM_VLLM names no vllm executable (make test-vllm does)",
+        reason="MATHSLM_VLLM names no vllm executable (make test does)",
     ),
 ]
 CONVERT = (

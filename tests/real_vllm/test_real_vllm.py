@@ -1,4 +1,4 @@
-"""vLLM itself: real servers on this machine's CPU (``make test-vllm``).
+"""vLLM itself: real servers on this machine's CPU (``make test``).
 
 Run from the course's environment; the variable MATHSLM_VLLM names the
 ``vllm`` of another one. Loading a server takes the better part of a minute,
@@ -35,7 +35,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         not os.environ.get("MATHSLM_VLLM"),
-        reason="MATHSLM_VLLM names no vllm executable (make test-vllm does)",
+        reason="MATHSLM_VLLM names no vllm executable (make test does)",
     ),
 ]
 ADAPTER = REPO_ROOT / "data/measured/pocket/run/sft/adapter"
