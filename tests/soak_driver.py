@@ -105,9 +105,8 @@ def run_child(job: dict) -> int:
 
 def keep_nursery() -> None:
     """Fork a driver a line of JSON; ``{"wait": pid}`` gives its end."""
-    import helpers.sampling.vllm_client
-
     import helpers.sampling.sample
+    import helpers.sampling.vllm_client
     from helpers.base import REPO_ROOT, load_recipe
     from helpers.models import load_tokenizer
 
