@@ -97,9 +97,20 @@ def run_course(
         target = run.file("notebooks", path.name)
         seconds = run_notebook(path, target, chosen, console)
         save_timing(run, path.stem, seconds)
+    return write_run_report(run)
+
+
+def write_run_report(run: RunDir, *, markdown: bool = False) -> Path:
+    """The report of a run; its tokenizer is loaded only where it is needed."""
     from helpers.results import write_report
 
-    return write_report(run)
+    def load() -> Any:
+        from helpers.models import find_base, load_tokenizer
+
+        model = run.recipe.model
+        return load_tokenizer(find_base(run.recipe), model.revision)
+
+    return write_report(run, load, markdown=markdown)
 
 
 def choose_quick(recipe: Recipe, overrides: Sequence[str] | None) -> list[str]:

@@ -226,16 +226,13 @@ def test_evaluate_prints_what_several_samples_give(run_cli, calls, tmp_path):
         assert text in result.stdout
 
 
-def test_report_writes_markdown_and_lm_eval_on_request(run_cli, tmp_path):
+def test_report_writes_markdown_on_request(run_cli, tmp_path):
     folder = tmp_path / "runs" / "pocket"
     RunDir.open(folder, load_recipe("pocket"))
     assert run_cli("report").exit_code == 0
     assert not (folder / "report.md").exists()
     assert run_cli("report", "--markdown").exit_code == 0
     assert (folder / "report.md").is_file()
-    result = run_cli("report", "--lm-eval")
-    assert result.exit_code == 2
-    assert "no evaluation to export" in result.stderr
 
 
 def test_report_leaves_the_stored_recipe_alone(run_cli, tmp_path):

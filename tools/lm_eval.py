@@ -1,6 +1,7 @@
 """Results in the format of lm-evaluation-harness, for others' tools.
 
-One folder a model: ``results_<date>.json`` with the scores, and
+``python -m tools.lm_eval RUN_DIR`` writes them into the run folder,
+one folder a model: ``results_<date>.json`` with the scores, and
 ``samples_<benchmark>_<date>.jsonl`` with every response, as the harness
 (0.4.13, ``lm_eval/loggers/evaluation_tracker.py``, ``evaluator.py`` and
 ``result_schema.py``) writes them with ``--log_samples``. A test compares the
@@ -16,24 +17,39 @@ import math
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from helpers import __version__
 from helpers.base import (
-    Completion,
     LabError,
     Problem,
+    RunDir,
+    load_recipe,
     name_folder,
     read_json,
     write_text,
 )
-from helpers.grading import GRADER_VERSION
+from helpers.grading import GRADER_VERSION, GradedCompletion
 from helpers.problems import load_problems
-from helpers.results import Results
+from helpers.results import Results, choose_benchmarks, read_results
 
 METRIC, FILTER = "exact_match", "none"
 NO_ANSWER = "[invalid]"  # what the harness writes when no regex matches
 FOLDER = "lm_eval"
+
+
+def main(
+    run_dir: Annotated[Path, typer.Argument(help="A run folder.")],
+) -> None:
+    """Write the results of a run for other people's tools."""
+    recipe = run_dir / "recipe.yaml"
+    if not recipe.is_file():
+        raise LabError(f"There is no run in {run_dir}.")
+    run = RunDir.open(run_dir, load_recipe(recipe))
+    for path in export_lm_eval(read_results(run)):
+        print(f"written: {path}")
 
 
 def export_lm_eval(results: Results) -> list[Path]:
@@ -83,16 +99,14 @@ def _read_stamp(results: Results, tag: str) -> datetime:
 
 
 def make_samples(
-    results: Results, name: str, rows: list[Completion]
+    results: Results, name: str, rows: list[GradedCompletion]
 ) -> list[dict[str, Any]]:
     """One line a problem, in the problems' order.
 
     Raises:
         LabError: none of them is a problem of the recipe's benchmark.
     """
-    (config,) = [
-        b for b in results.run.recipe.evaluate.benchmarks if b.name == name
-    ]
+    (config,) = choose_benchmarks(results.run.recipe, [name])
     problems = load_problems(config.path, config.n)
     found = {row.problem_id: row for row in rows}
     settings = _generation(results)
@@ -112,7 +126,10 @@ def make_samples(
 
 
 def _make_sample(
-    place: int, problem: Problem, row: Completion, settings: dict[str, Any]
+    place: int,
+    problem: Problem,
+    row: GradedCompletion,
+    settings: dict[str, Any],
 ) -> dict[str, Any]:
     doc = problem.model_dump(exclude_none=True)
     told = row.extracted if row.extracted is not None else NO_ANSWER
@@ -205,9 +222,7 @@ def _score(name: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _describe_task(results: Results, name: str) -> dict[str, Any]:
-    (config,) = [
-        b for b in results.run.recipe.evaluate.benchmarks if b.name == name
-    ]
+    (config,) = choose_benchmarks(results.run.recipe, [name])
     return {
         "task": name,
         "dataset_path": config.path,
@@ -268,3 +283,10 @@ def hash_string(text: str) -> str:
 def sanitize_model_name(name: str) -> str:
     """A model name as the harness turns it into a folder name."""
     return re.sub(r"[\"<>:/|\\?*\[\]]+", "__", name)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except LabError as error:
+        raise SystemExit(f"{error}") from None

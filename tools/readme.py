@@ -13,17 +13,16 @@ from pathlib import Path
 from helpers.base import (
     DATA_DIR,
     REPO_ROOT,
-    Completion,
     ModelConfig,
     Recipe,
+    RunDir,
     list_recipes,
     load_recipe,
     read_json,
-    read_records,
     write_text,
 )
 from helpers.planner import find_card
-from helpers.results import compare, holm, proportion
+from helpers.results import compare, holm, load_results, proportion
 
 MEASURED = DATA_DIR / "measured" / "pocket"
 README = REPO_ROOT / "README.md"
@@ -48,7 +47,8 @@ def render_results(measured: Path = MEASURED) -> str:
     main = recipe.evaluate.main
     for before, after in STEPS:
         found = compare(
-            _answers(run, before, main), _answers(run, after, main)
+            _answers(RunDir(run, recipe), before, main),
+            _answers(RunDir(run, recipe), after, main),
         )
         text = found.sentence(MODELS[before], MODELS[after], main)
         lines.append(f"- {text}")
@@ -62,8 +62,8 @@ def render_results(measured: Path = MEASURED) -> str:
     return "\n".join(lines)
 
 
-def _answers(run: Path, tag: str, benchmark: str) -> dict[str, bool]:
-    rows = read_records(run / "eval" / tag / f"{benchmark}.jsonl", Completion)
+def _answers(run: RunDir, tag: str, benchmark: str) -> dict[str, bool]:
+    rows = load_results(run, tag, benchmark)
     return {row.problem_id: row.correct for row in rows}
 
 

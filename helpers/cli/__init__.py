@@ -33,7 +33,7 @@ from helpers.cli.base import (
     show_metrics,
 )
 from helpers.cli.checks import doctor
-from helpers.cli.grading import grade, regrade
+from helpers.cli.grading import grade
 from helpers.cli.planning import plan
 from helpers.cli.problems import problems
 from helpers.cli.recording import dpo_sweep, record
@@ -49,7 +49,6 @@ app = typer.Typer(
 )
 app.command()(doctor)
 app.command()(grade)
-app.command()(regrade)
 app.command()(plan)
 app.command()(problems)
 app.command()(seeding)
@@ -230,9 +229,9 @@ def report(
     if not tier and not sets:
         recipe = load_recipe(folder / "recipe.yaml")
     run = RunDir.open(folder, recipe)
-    from helpers.results import write_report
+    from helpers.course import write_run_report
 
-    page = write_report(run, markdown=markdown)
+    page = write_run_report(run, markdown=markdown)
     out.print(f"Report: {page}", soft_wrap=True)
     if markdown:
         out.print(f"Markdown: {page.with_suffix('.md')}", soft_wrap=True)

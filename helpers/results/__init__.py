@@ -1,19 +1,27 @@
-"""results"""
+"""After a run: read it, count, compare, draw, and report. No torch."""
 
 from helpers.results.caps import measure_caps, split_change
-from helpers.results.ledger import price_idle_cards, recompute_math_slm
-from helpers.results.outcomes import summarize_results
 from helpers.results.plots.style import new_figure, set_title
-from helpers.results.published import load_published
+from helpers.results.published import (
+    load_published,
+    price_idle_cards,
+    recompute_math_slm,
+)
 from helpers.results.report import Results, read_results, write_report
-from helpers.results.sampled import pass_at_k, pass_curve, summarize_samples
 from helpers.results.scores import (
     choose_benchmarks,
+    load_golds,
     load_results,
     load_samples,
     measure_benchmark,
+    pass_at_k,
+    pass_curve,
+    read_graded_file,
     result_name,
+    score_table,
     stage_name,
+    summarize_results,
+    summarize_samples,
 )
 from helpers.results.stats import (
     WORDS,
@@ -33,18 +41,9 @@ from helpers.results.stats import (
     proportion,
     say_selection,
 )
-from helpers.results.verdicts import (
-    FileChange,
-    keep_copy,
-    regrade_command,
-    regrade_file,
-    renew_file,
-    say_old_grades,
-)
 
 __all__ = [
     "WORDS",
-    "FileChange",
     "Interval",
     "Proportion",
     "Results",
@@ -55,7 +54,7 @@ __all__ = [
     "format_p",
     "holm",
     "judge_claim",
-    "keep_copy",
+    "load_golds",
     "load_published",
     "load_results",
     "load_samples",
@@ -71,14 +70,12 @@ __all__ = [
     "pass_curve",
     "price_idle_cards",
     "proportion",
+    "read_graded_file",
     "read_results",
     "recompute_math_slm",
-    "regrade_command",
-    "regrade_file",
-    "renew_file",
     "result_name",
-    "say_old_grades",
     "say_selection",
+    "score_table",
     "set_title",
     "split_change",
     "stage_name",

@@ -5,12 +5,16 @@
 small tables, each naming the source it was read from. These are other
 people's figures: show them with :attr:`Published.credit` and never as
 results of ours.
+
+:func:`recompute_math_slm` and :func:`price_idle_cards` recompute a published
+bill from those facts: a check of our own arithmetic, and a first lesson, for
+much of a bill is not computation.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -25,18 +29,35 @@ from helpers.base import DATA_DIR, LabError, did_you_mean, read_json
 PUBLISHED_DIR = DATA_DIR / "published"
 
 
-class _Fact(BaseModel):
+class Entry(BaseModel):
+    """What was read, and where: ``source`` is a key of the sources."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
+    source: str
+    where: str
+    note: str = ""
 
 
-class Source(_Fact):
-    """A document: what it is called and where it is found."""
+class Fact(Entry):
+    """One published number or word, with its unit."""
 
-    title: str = Field(min_length=1)
-    where: str = Field(min_length=1)
+    value: float | int | str
+    unit: str = ""
 
 
-class Score(_Fact):
+class Table(Entry):
+    """A small published table; every row has the same columns."""
+
+    rows: list[dict[str, Any]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _same_columns(self):
+        if len({tuple(row) for row in self.rows}) > 1:
+            raise ValueError("the rows have different columns")
+        return self
+
+
+class Score(Entry):
     """One published score.
 
     ``count`` says how ``k`` is known: "stated" in the source, "implied" by
@@ -50,9 +71,6 @@ class Score(_Fact):
     k: int = Field(ge=0)
     n: int = Field(gt=0)
     count: Literal["stated", "implied", "nearest"]
-    source: str
-    where: str
-    note: str = ""
 
     @model_validator(mode="after")
     def _count_fits_percent(self):
@@ -66,46 +84,28 @@ class Score(_Fact):
         return self
 
 
-class Fact(_Fact):
-    """One published number or word, with its unit and place."""
+class Published(BaseModel):
+    """All that is used of one project's publication.
 
-    value: float | int | str
-    unit: str = ""
-    source: str
-    where: str
-    note: str = ""
+    ``sources[key]`` has a ``title``, and ``where`` the document is found.
+    """
 
-
-class Table(_Fact):
-    """A small published table; every row has the same columns."""
-
-    source: str
-    where: str
-    note: str = ""
-    rows: list[dict[str, Any]] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _same_columns(self):
-        if len({tuple(row) for row in self.rows}) > 1:
-            raise ValueError("the rows have different columns")
-        return self
-
-
-class Published(_Fact):
-    """All that is used of one project's publication."""
-
+    model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     title: str
     published_by: str
     model: str
     decoding: str
-    sources: dict[str, Source]
+    sources: dict[str, dict[str, str]]
     scores: list[Score]
     facts: dict[str, Fact]
     tables: dict[str, Table]
 
     @model_validator(mode="after")
-    def _sources_exist(self):
+    def _check(self):
+        for name, source in self.sources.items():
+            if set(source) != {"title", "where"} or not all(source.values()):
+                raise ValueError(f"source '{name}' needs a title and a place")
         parts = [*self.scores, *self.facts.values(), *self.tables.values()]
         for part in parts:
             if part.source not in self.sources:
@@ -118,7 +118,7 @@ class Published(_Fact):
     @property
     def credit(self) -> str:
         """The line to print under every figure: published by whom, where."""
-        where = "; ".join(s.where for s in self.sources.values())
+        where = "; ".join(s["where"] for s in self.sources.values())
         return f"published by {self.published_by} ({where})"
 
     def fact(self, key: str) -> Fact:
@@ -137,11 +137,6 @@ class Published(_Fact):
         return out
 
 
-def list_published() -> list[str]:
-    """Names of the publications at hand."""
-    return sorted(path.stem for path in PUBLISHED_DIR.glob("*.json"))
-
-
 def load_published(name: str, folder: str | Path | None = None) -> Published:
     """Read and check one publication.
 
@@ -150,13 +145,8 @@ def load_published(name: str, folder: str | Path | None = None) -> Published:
             count that is not its percentage, an unnamed source).
     """
     folder = Path(folder) if folder else PUBLISHED_DIR
-    path = folder / f"{name}.json"
-    if not path.is_file():
-        known = sorted(p.stem for p in folder.glob("*.json"))
-        raise LabError(
-            f"There is no publication '{name}'.{did_you_mean(name, known)}",
-            fix="choose one of: " + ", ".join(known),
-        )
+    known = {path.stem: path for path in sorted(folder.glob("*.json"))}
+    path = _pick(known, name, "publication")
     try:
         return Published.model_validate(read_json(path))
     except ValidationError as error:
@@ -168,11 +158,6 @@ def load_published(name: str, folder: str | Path | None = None) -> Published:
         ) from None
 
 
-def grid(name: str = "math-slm") -> dict[str, dict[str, Score]]:
-    """The published scores of a project as ``grid[model][benchmark]``."""
-    return load_published(name).grid()
-
-
 def _pick(known: dict[str, Any], key: str, what: str) -> Any:
     if key not in known:
         raise LabError(
@@ -180,3 +165,49 @@ def _pick(known: dict[str, Any], key: str, what: str) -> Any:
             fix="choose one of: " + ", ".join(known),
         )
     return known[key]
+
+
+class LedgerLine(NamedTuple):
+    """One line of a bill: what was published, and what the rates give."""
+
+    phase: str
+    minutes: float
+    published_usd: float
+    usd: float
+
+
+def recompute_math_slm() -> list[LedgerLine]:
+    """The ledger of the published 7B run, minute by minute, and its total.
+
+    The idle line has no minutes there: it is what is left of the 3.5 hours.
+    """
+    found = load_published("math-slm")
+    rate = float(found.fact("run.usd_per_hour").value) / 60
+    total = 60 * float(found.fact("run.hours").value)
+    rows = found.table("ledger").rows
+    idle = total - sum(row["minutes"] or 0 for row in rows)
+    lines = []
+    for row in rows:
+        minutes = row["minutes"] or idle
+        lines.append(
+            LedgerLine(row["phase"], minutes, row["usd"], minutes * rate)
+        )
+    billed = float(found.fact("run.usd").value)
+    return [*lines, LedgerLine("total", total, billed, total * rate)]
+
+
+def price_idle_cards(idle: int = 4) -> float:
+    """What the idle cards of the published TP=4 engine cost, in USD.
+
+    Half of the eight cards had no work while data were sampled and models
+    evaluated.
+    """
+    found = load_published("math-slm")
+    cards = float(found.fact("run.cards").value)
+    rate = float(found.fact("run.usd_per_hour").value) / 60
+    minutes = sum(
+        row["minutes"]
+        for row in found.table("ledger").rows
+        if "TP=4" in row["phase"] or "Eval" in row["phase"]
+    )
+    return minutes * rate * idle / cards

@@ -332,11 +332,6 @@ def build_environment(
         env["CUDA_VISIBLE_DEVICES"] = ""
     space = choose_cpu_cache(recipe, shape, placement)
     env.setdefault("VLLM_CPU_KVCACHE_SPACE", str(space))
-    ranks = placement.tensor_parallel_size
-    if placement.replicas * ranks > 1:
-        # Left to itself each server would bind to the same first cores.
-        bind = bind_cores(index * ranks, ranks, placement.replicas * ranks)
-        env.setdefault("VLLM_CPU_OMP_THREADS_BIND", bind)
     return env
 
 
@@ -353,19 +348,6 @@ def choose_cpu_cache(
     need = tokens * shape.kv_bytes_per_token(size) / 2**30
     free = psutil.virtual_memory().available / 2**30
     return max(1, math.ceil(min(need, free / 4 / placement.replicas)))
-
-
-def bind_cores(first: int, ranks: int, total: int) -> str:
-    """Cores of ``ranks`` workers beginning at ``first``, of ``total``."""
-    if not hasattr(os, "sched_getaffinity"):
-        return "nobind"
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < total:
-        return "nobind"
-    share = len(cores) // total
-    slices = [cores[i * share : (i + 1) * share] for i in range(total)]
-    mine = slices[first : first + ranks]
-    return "|".join(",".join(map(str, cores)) for cores in mine)
 
 
 # --- their processes ---------------------------------------------------------

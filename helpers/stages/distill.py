@@ -32,7 +32,6 @@ from helpers.base import (
 )
 from helpers.models import model_path, settle_model
 from helpers.problems import hash_problems
-from helpers.results import say_old_grades
 from helpers.sampling import (
     Engine,
     Sample,
@@ -100,7 +99,6 @@ def run_distill(
     inputs = describe_inputs(recipe, model, wanted)
     if run.is_done(STAGE, inputs, force):
         print(f"{STAGE}: done with these inputs, loaded.")
-        say_old_grades(run, [SAMPLES])
         return run.metrics()[STAGE]
     with run.stage(STAGE, inputs) as record:
         common = _sample_inputs(recipe, model)

@@ -36,7 +36,6 @@ from helpers.results import (
     load_samples,
     measure_benchmark,
     result_name,
-    say_old_grades,
     stage_name,
     stats,
     summarize_results,
@@ -95,7 +94,7 @@ def run_evaluate(
         ``{tag: {benchmark: {k, n, truncated_wrong, finished_wrong,
         no_answer, too_long, empty, mean_tokens}}}``; k and the three kinds
         of wrong add up to n. For several samples what
-        :func:`helpers.results.sampled.summarize_samples` gives.
+        :func:`helpers.results.summarize_samples` gives.
 
     Raises:
         LabError: unknown tag or benchmark, no such model or problem file,
@@ -233,7 +232,6 @@ def _evaluate_model(
     extends = not force and _extends(earlier, inputs)
     if not extends and run.is_done(stage, inputs, force):
         print(f"{stage}: done with these inputs, loaded.")
-        say_old_grades(run, [_file(recipe, tag, name) for name in asked])
         saved = run.metrics()[stage]
         return {name: saved[name] for name in asked}
     saved = run.metrics().get(stage, {}) if earlier and not force else {}
@@ -243,7 +241,6 @@ def _evaluate_model(
         merged = saved | scores
         record["metrics"] = {n: merged[n] for n in names if n in merged}
         record["outputs"] = [_file(recipe, tag, x) for x in record["metrics"]]
-        say_old_grades(run, record["outputs"])
     return {name: scores[name] for name in asked}
 
 

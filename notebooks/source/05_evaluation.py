@@ -1102,7 +1102,7 @@ pd.DataFrame(rows, columns=columns).set_index("our step")
 # %%
 from helpers.results import write_report
 
-page = write_report(run)
+page = write_report(run, session.tokenizer)
 print(f"{RUN_DIR}/{page.name}: {page.stat().st_size / 2**20:.1f} MiB")
 
 # %% [markdown]

@@ -18,7 +18,6 @@ from helpers.base.recipe import RECIPE_DIR
 from helpers.cli import app
 from helpers.planner import find_card, plan, solve_batch
 from helpers.results import load_published, recompute_math_slm
-from helpers.results.ledger import recompute_open_rs
 
 NOT_RUN = "(planned, not run yet)"
 TIERS = [n for n in list_recipes() if load_recipe(n).hardware.card]
@@ -328,9 +327,11 @@ def test_published_grpo_experiments(number):
 
 
 def test_price_of_the_published_grpo_run():
-    _, rate = recompute_open_rs()
+    fact = load_published("open-rs").fact
     hardware = load_recipe("a40x4").hardware
-    assert hardware.usd_per_hour == rate * hardware.cards
+    price = hardware.usd_per_hour * fact("run.hours").value
+    assert price == fact("run.usd").value == 42
+    assert hardware.cards == fact("run.cards").value
 
 
 # --- the schema ------------------------------------------------------------

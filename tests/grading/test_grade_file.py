@@ -238,7 +238,7 @@ def test_nothing_heavy_is_loaded(file):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["grade_file", "regrade"])
+@pytest.mark.parametrize("module", ["grade_file"])
 def test_the_modules_are_commands_too(module):
     done = subprocess.run(
         [sys.executable, "-m", f"helpers.{module}", "nowhere"],

@@ -19,7 +19,6 @@ EXEMPT = ("grading", "peers")
 # Modules that get verdicts, and what they may get them through.
 NEEDS_VERDICTS = {
     "sampling": {"grade_many", "grade_response"},
-    "verdicts": {"grade_many", "grade_response"},
     "grade_file": {"grade_many", "grade_response"},
     "rewards": {"grade_many", "grade_response"},
 }
@@ -211,17 +210,16 @@ def test_sampling_harvest_and_evaluation_follow(
     assert {row.correct for row in loaded} == {verdict}
 
 
-def test_regrading_follows(run, verdict):
-    from helpers.regrade import run_regrade
+def test_reading_a_file_follows(run, verdict):
+    from helpers.results import read_graded_file
 
     row = Completion(
         problem_id="sum-0", sample=0, prompt="p", response=r"\boxed{-5}",
-        extracted="-5", correct=not verdict, reason="other", grader="0.1",
-        finish_reason="stop", tokens=3, mean_logprob=-1.0, seed=0, gold="1",
+        correct=not verdict, finish_reason="stop", tokens=3,
+        mean_logprob=-1.0, seed=0, gold="1",
     )  # fmt: skip
     write_records(run.file("samples/distill.jsonl"), [row])
-    run_regrade(run)
-    (now,) = read_records(run.file("samples/distill.jsonl"), Completion)
+    (now,) = read_graded_file(run, "samples/distill.jsonl")
     assert now.correct is verdict
 
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from bs4 import BeautifulSoup
+from conftest import make_tokenizer
 
 from helpers.base import (
     Completion,
@@ -14,7 +15,6 @@ from helpers.base import (
     write_json,
     write_records,
 )
-from helpers.grading import GRADER_VERSION
 from helpers.problems import load_problems
 from helpers.replay import record_run, take_stage
 from helpers.results import plots, read_results, write_report
@@ -37,10 +37,8 @@ def make_rows(run: RunDir, tag: str, n: int = 1) -> list[Completion]:
             problem_id=problem.id,
             sample=j,
             prompt="?",
-            response=f"{tag} {i} {j}",
-            extracted="2",
-            correct=(i + j) % 3 > (tag == "base"),
-            grader=GRADER_VERSION,
+            response="so 2" if (i + j) % 3 > (tag == "base") else f"so {j}7",
+            gold="2",
             finish_reason="stop",
             tokens=5,
             mean_logprob=-0.1,
@@ -94,7 +92,9 @@ def replayed(tmp_path, tiny_recipe, monkeypatch) -> RunDir:
 
 def read_section(run: RunDir, key: str) -> tuple[str, str]:
     """The head of the page, and one section of it, as texts."""
-    page = BeautifulSoup(write_report(run).read_text("utf-8"), "html.parser")
+    page = BeautifulSoup(
+        write_report(run, make_tokenizer).read_text("utf-8"), "html.parser"
+    )
     parts = (page.find(class_="lead"), page.find(id=key))
     head, section = (" ".join(part.get_text().split()) for part in parts)
     return head, section
@@ -133,7 +133,7 @@ def test_every_figure_says_that_it_was_replayed(replayed, monkeypatch):
 
     for name in [name for name in dir(plots) if name.startswith("plot_")]:
         monkeypatch.setattr(plots, name, spy(name, getattr(plots, name)))
-    build_sections(read_results(replayed))
+    build_sections(read_results(replayed), make_tokenizer)
     theirs = notes["plot_accuracy_grid"]  # ours, and the published one
     assert len(theirs) == 2 and f"{NOTE} (replayed)" in theirs
     shown = {"plot_paired", "plot_outcomes", "plot_caps", "plot_pass_at_k"}

@@ -9,7 +9,6 @@ from helpers.base import LabError, load_recipe
 from helpers.planner import find_gpus, measure_gpu_memory
 from helpers.sampling.vllm_serve import (
     Placement,
-    bind_cores,
     build_arguments,
     build_environment,
     choose_length,
@@ -139,8 +138,7 @@ def test_each_replica_sees_its_own_cards(cards):
 
 
 def test_one_server_on_a_cpu(monkeypatch):
-    for name in ("VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
     recipe = load_recipe("pocket")
     shape = read_model_shape("data/pocket/model", None)
     placed = place_replicas(recipe, shape, [])
@@ -148,14 +146,6 @@ def test_one_server_on_a_cpu(monkeypatch):
     env = build_environment(recipe, shape, placed, 0)
     assert env["VLLM_CPU_KVCACHE_SPACE"] == "1"
     assert env["CUDA_VISIBLE_DEVICES"] == ""
-    assert "VLLM_CPU_OMP_THREADS_BIND" not in env
-
-
-def test_replicas_on_a_cpu_do_not_share_cores(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    assert [bind_cores(i, 1, 2) for i in range(2)] == ["0,1,2,3", "4,5,6,7"]
-    assert bind_cores(2, 2, 4) == "4,5|6,7", "one list for each worker"
-    assert bind_cores(0, 1, 9) == "nobind"
 
 
 def test_what_the_user_set_stays(monkeypatch):

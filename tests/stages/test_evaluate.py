@@ -397,22 +397,3 @@ def test_an_empty_benchmark_is_refused(tiny_recipe, run):
     with pytest.raises(LabError):
         evaluate.run_evaluate(recipe, run, ("base",))
     assert not run.file("eval").exists()
-
-
-def test_samples_are_graded_again_with_their_measures(tiny_recipe, run):
-    from helpers.base import write_json
-    from helpers.regrade import run_regrade
-
-    draw(tiny_recipe, run, n=2)
-    right = run.metrics()
-    path = run.file("eval", "base", "bench.t1.jsonl")
-    rows = [
-        r.model_copy(update={"correct": True, "grader": "0.9"})
-        for r in read_samples(run)
-    ]
-    write_records(path, rows)
-    wrong = run.metrics()
-    wrong["evaluate-t1/base"]["bench"]["avg"] = [1.0, 1.0, 1.0]
-    write_json(run.file("metrics.json"), wrong)
-    run_regrade(run)
-    assert run.metrics()["evaluate-t1/base"] == right["evaluate-t1/base"]

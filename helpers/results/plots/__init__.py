@@ -3,8 +3,8 @@
 Nothing here computes a statistic; intervals and shares come in ready made.
 Colours are Okabe and Ito's, and no figure relies on colour alone. A model
 has the same colour in every figure. Every figure can carry a provenance note
-(:func:`recorded_on`, :func:`published_by`) and is shown with alt text by
-:func:`show` in a notebook or :func:`figure_html` in a page.
+(:func:`recorded_on`) and is shown with alt text by
+:func:`show` in a notebook or :func:`figure_data` in a page.
 """
 
 from helpers.results.plots.charts import (
@@ -27,10 +27,9 @@ from helpers.results.plots.evaluation import (
 from helpers.results.plots.planning import plot_gantt, plot_memory_bar
 from helpers.results.plots.style import (
     OKABE_ITO,
-    figure_html,
+    figure_data,
     figure_png,
     model_colour,
-    published_by,
     recorded_on,
     show,
 )
@@ -44,7 +43,7 @@ from helpers.results.plots.training import (
 __all__ = [
     "COURSE_STEPS",
     "OKABE_ITO",
-    "figure_html",
+    "figure_data",
     "figure_png",
     "model_colour",
     "plot_accuracy_grid",
@@ -63,7 +62,6 @@ __all__ = [
     "plot_outcomes",
     "plot_paired",
     "plot_pass_at_k",
-    "published_by",
     "recorded_on",
     "show",
 ]

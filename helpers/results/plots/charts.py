@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from helpers.results.plots.style import (
     AGREE,
@@ -19,20 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from helpers.results.stats import Proportion
+
 MARKERS = "osD^vPX*"
 Curve = tuple[Sequence[float], Sequence[float]]
 
 
-class Share(Protocol):
-    """A score with its interval, as fractions (``stats.Proportion``)."""
-
-    p: float
-    low: float
-    high: float
-
-
 def plot_accuracy_grid(
-    grid: Mapping[str, Mapping[str, Share]],
+    grid: Mapping[str, Mapping[str, Proportion]],
     *,
     decoding: str,
     title: str = "Accuracy by benchmark",
@@ -43,7 +37,7 @@ def plot_accuracy_grid(
     Args:
         grid: ``grid[model][benchmark]``; a missing cell leaves a gap.
         decoding: the decoding settings, written under the title.
-        note: provenance, e.g. from ``recorded_on`` or ``published_by``.
+        note: provenance, e.g. from ``recorded_on``.
     """
     models = list(grid)
     names = list(dict.fromkeys(b for row in grid.values() for b in row))
@@ -66,7 +60,12 @@ def plot_accuracy_grid(
 
 
 def _draw_share(
-    ax: Axes, x: float, share: Share, width: float, colour: str, series: int
+    ax: Axes,
+    x: float,
+    share: Proportion,
+    width: float,
+    colour: str,
+    series: int,
 ) -> None:
     value = 100 * share.p
     below, above = value - 100 * share.low, 100 * share.high - value
@@ -109,28 +108,51 @@ def plot_outcomes(
     rows = list(outcomes)
     kinds = list(dict.fromkeys(k for row in outcomes.values() for k in row))
     figure, (ax,) = new_figure(7.2, 1.4 + 0.34 * len(rows), note=note)
+    parts = {k: [outcomes[row].get(k, 0) for row in rows] for k in kinds}
     palette = [OKABE_ITO["green"], OKABE_ITO["vermillion"]]
     palette += [OKABE_ITO["orange"], AGREE, OKABE_ITO["purple"]]
-    start = [0] * len(rows)
-    for i, kind in enumerate(kinds):
-        counts = [outcomes[row].get(kind, 0) for row in rows]
-        ax.barh(
-            rows,
-            counts,
-            left=start,
-            label=kind,
-            color=palette[i % 5],
-            hatch=HATCHES[i % 8],
-            edgecolor="white",
-            linewidth=0.5,
-        )
-        start = [a + b for a, b in zip(start, counts, strict=True)]
+    draw_stack(ax, rows, parts, palette)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("problems", fontsize=9, color=INK)
     legend_beside(ax)
     set_title(ax, title, decoding)
     return figure
+
+
+def draw_stack(
+    ax: Axes,
+    places: Sequence[Any],
+    parts: Mapping[str, Sequence[float]],
+    colours: Sequence[str],
+    size: float = 0.8,
+    *,
+    upright: bool = False,
+) -> list[float]:
+    """Stacked bars: each of ``parts`` has one value a place.
+
+    Args:
+        size: width of a bar, 1 leaves no gap.
+
+    Returns:
+        the sum at each place.
+    """
+    draw, base = (ax.bar, "bottom") if upright else (ax.barh, "left")
+    sums = [0.0] * len(places)
+    for i, (label, values) in enumerate(parts.items()):
+        draw(
+            places,
+            values,
+            size,
+            **{base: sums},
+            label=label,
+            color=colours[i % len(colours)],
+            hatch=HATCHES[i % len(HATCHES)],
+            edgecolor="white",
+            linewidth=0.5,
+        )
+        sums = [a + b for a, b in zip(sums, values, strict=True)]
+    return sums
 
 
 def legend_beside(ax: Axes) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-from helpers.results.plots.charts import legend_beside, plot_curves
+from helpers.results.plots.charts import (
+    draw_stack,
+    legend_beside,
+    plot_curves,
+)
 from helpers.results.plots.style import (
     AGREE,
-    HATCHES,
     INK,
     MUTED,
     OKABE_ITO,
@@ -18,6 +21,9 @@ from helpers.results.plots.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from helpers.results.caps import CapPoint
+    from helpers.results.stats import Difference, Interval
 
 # key of a point, its name in the legend, its colour
 KINDS = (
@@ -29,24 +35,8 @@ KINDS = (
 PANELS = "ABCDEFGH"
 
 
-class Counted(Protocol):
-    """Counts under one cap (``caps.CapPoint``)."""
-
-    cap: int
-    n: int
-    score: Any
-
-
-class Ranged(Protocol):
-    """An estimate with its interval, as fractions (``stats.Interval``)."""
-
-    value: float
-    low: float
-    high: float
-
-
 def plot_caps(
-    curves: Mapping[str, Sequence[Counted]],
+    curves: Mapping[str, Sequence[CapPoint]],
     *,
     title: str = "Accuracy against the token cap",
     subtitle: str = "",
@@ -79,22 +69,13 @@ def plot_caps(
     return figure
 
 
-def _draw_stack(ax: Axes, points: Sequence[Counted]) -> None:
-    places, base = range(len(points)), [0.0] * len(points)
-    for i, (key, label, colour) in enumerate(KINDS):
-        shares = [100 * getattr(p, key) / p.n for p in points]
-        ax.bar(
-            places,
-            shares,
-            0.86,
-            bottom=base,
-            color=colour,
-            hatch=HATCHES[i],
-            edgecolor="white",
-            linewidth=0.5,
-            label=label,
-        )
-        base = [a + b for a, b in zip(base, shares, strict=True)]
+def _draw_stack(ax: Axes, points: Sequence[CapPoint]) -> None:
+    places, colours = range(len(points)), [colour for *_, colour in KINDS]
+    parts = {
+        label: [100 * getattr(p, key) / p.n for p in points]
+        for key, label, _ in KINDS
+    }
+    draw_stack(ax, places, parts, colours, 0.86, upright=True)
     values = [100 * p.score.p for p in points]
     low = [100 * (p.score.p - p.score.low) for p in points]
     high = [100 * (p.score.high - p.score.p) for p in points]
@@ -114,16 +95,8 @@ def _draw_stack(ax: Axes, points: Sequence[Counted]) -> None:
     ax.set_xlabel("cap in tokens", fontsize=9, color=INK)
 
 
-class Change(Protocol):
-    """A difference of two shares with its interval (``stats.Difference``)."""
-
-    diff: float
-    low: float
-    high: float
-
-
 def plot_differences(
-    panels: Mapping[str, Mapping[str, Change]],
+    panels: Mapping[str, Mapping[str, Difference]],
     *,
     title: str = "What changed, and how surely",
     subtitle: str = "",
@@ -160,7 +133,7 @@ def plot_differences(
 
 
 def plot_pass_at_k(
-    curves: Mapping[str, Mapping[int, Ranged]],
+    curves: Mapping[str, Mapping[int, Interval]],
     *,
     title: str = "What k samples can reach",
     subtitle: str = "",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from helpers.results.plots.charts import draw_stack
 from helpers.results.plots.style import (
-    HATCHES,
     INK,
     MUTED,
     OKABE_ITO,
@@ -19,14 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PART_COLOURS = (
-    "blue",
-    "orange",
-    "sky",
-    "green",
-    "yellow",
-    "purple",
-    "black",
-    "vermillion",
+    *("blue", "orange", "sky", "green"),
+    *("yellow", "purple", "black", "vermillion"),
 )
 
 
@@ -48,24 +42,15 @@ def plot_memory_bar(
     figure, (ax,) = new_figure(8.0, 1.9 + 0.42 * len(jobs), note=note)
     names = list(dict.fromkeys(part for job in jobs for part in job["parts"]))
     places = range(len(jobs))
-    left = [0.0] * len(jobs)
-    for number, part in enumerate(names):
-        widths = [float(job["parts"].get(part, 0.0)) for job in jobs]
-        ax.barh(
-            places,
-            widths,
-            left=left,
-            height=0.62,
-            label=part,
-            color=OKABE_ITO[PART_COLOURS[number % len(PART_COLOURS)]],
-            hatch=HATCHES[number % len(HATCHES)],
-            edgecolor="white",
-            linewidth=0.6,
-        )
-        left = [a + b for a, b in zip(left, widths, strict=True)]
-    for place, total in zip(places, left, strict=True):
+    parts = {
+        name: [float(job["parts"].get(name, 0.0)) for job in jobs]
+        for name in names
+    }
+    colours = [OKABE_ITO[name] for name in PART_COLOURS]
+    sums = draw_stack(ax, places, parts, colours, 0.62)
+    for place, total in zip(places, sums, strict=True):
         ax.text(total, place, f" {total:.1f}", va="center", size=8, color=INK)
-    reach = max([*left, capacity or 0.0, 1e-9])
+    reach = max([*sums, capacity or 0.0, 1e-9])
     if capacity:
         _mark_capacity(ax, capacity, card)
     ax.set_xlim(0, 1.12 * reach)

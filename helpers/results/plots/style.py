@@ -104,11 +104,6 @@ def recorded_on(manifest: Mapping[str, Any]) -> str:
     return " · ".join(parts)
 
 
-def published_by(who: str) -> str:
-    """Provenance note of figures that are not ours."""
-    return f"published by {who}"
-
-
 def figure_png(figure: Figure) -> bytes:
     """The figure as PNG bytes."""
     buffer = io.BytesIO()
@@ -116,16 +111,11 @@ def figure_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def figure_html(figure: Figure, alt: str, caption: str = "") -> str:
-    """An HTML ``<figure>`` with the PNG inlined and its alt text."""
+def figure_data(figure: Figure, alt: str) -> str:
+    """The PNG as a data URI, for a page that names it with this alt text."""
     _require_alt(alt)
     data = base64.b64encode(figure_png(figure)).decode()
-    width, height = (round(x * 96) for x in figure.get_size_inches())
-    below = (
-        f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    )
-    image = _image_tag(data, alt, f'width="{width}" height="{height}"')
-    return f"<figure>{image}{below}</figure>"
+    return f"data:image/png;base64,{data}"
 
 
 def show(figure: Figure, alt: str) -> None:
@@ -140,21 +130,17 @@ def show(figure: Figure, alt: str) -> None:
     _require_alt(alt)
     data = base64.b64encode(figure_png(figure)).decode()
     width = round(figure.get_size_inches()[0] * 96)
+    image = (
+        f'<img alt="{html.escape(alt, quote=True)}" '
+        f'src="data:image/png;base64,{data}" width="{width}">'
+    )
     bundle = {
         "image/png": data,
-        "text/html": _image_tag(data, alt, f'width="{width}"'),
+        "text/html": image,
         "text/plain": f"<Figure: {alt}>",
     }
     facts = {"image/png": {"alt": alt, "width": width}}
     display(bundle, metadata=facts, raw=True)
-
-
-def _image_tag(data: str, alt: str, size: str) -> str:
-    """An HTML image of base64 PNG data."""
-    return (
-        f'<img alt="{html.escape(alt, quote=True)}" '
-        f'src="data:image/png;base64,{data}" {size}>'
-    )
 
 
 def _require_alt(alt: str) -> None:

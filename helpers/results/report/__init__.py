@@ -3,55 +3,73 @@
 It reads only the run folder, its problems and ``data/published``, and for a
 replayed run the record it was taken from; it trains and samples nothing. A
 part that is missing is named together with the command that makes it. The
-same as Markdown, and the results in the format of lm-evaluation-harness, on
-request.
+page is Markdown, rendered to HTML; ``report.md`` is written on request.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from helpers.base import RunDir, write_text
-from helpers.results.report import beside, examples, sampling, scores, training
-from helpers.results.report.blocks import Section
+from helpers.results.report import examples, sampling, scores, training
 from helpers.results.report.collect import Results, read_results
-from helpers.results.report.markdown import render_markdown
-
-TEMPLATE_DIR = Path(__file__).resolve().parent
+from helpers.results.report.page import Section, render_markdown, render_page
 
 __all__ = ["read_results", "write_report"]
 
 
-def write_report(run: RunDir, *, markdown: bool = False) -> Path:
+def write_report(
+    run: RunDir, load_tokenizer: Callable[[], Any], *, markdown: bool = False
+) -> Path:
     """Read the run folder and write its ``report.html``; returns the path.
 
     Args:
+        load_tokenizer: gives the model's tokenizer; called only where a
+            response has to be cut at a token that it never was cut at.
         markdown: write ``report.md`` too, with the texts and tables.
 
     Raises:
         LabError: the page cannot be written (full disk, no permission).
     """
     results = read_results(run)
-    sections = build_sections(results)
+    sections = build_sections(results, load_tokenizer)
+    recipe, replayed = run.recipe, bool(results.replayed.notes)
+    title, origin = f"Run report: {recipe.name}", results.describe_origin()
+    model = f"{recipe.model.id}, {recipe.model.dtype}, seed {recipe.seed}"
+    lead = f"{model} · {origin}" if origin else model
+    page = render_page(
+        title,
+        lead,
+        sections,
+        gaps=len(results.gaps),
+        source="the run folder and the record it was replayed from"
+        if replayed
+        else "the run folder alone",
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
     target = run.file("report.html")
-    write_text(target, render_page(results, sections))
+    write_text(target, page)
     if markdown:
-        page = render_markdown(results, sections)
-        write_text(run.file("report.md"), page)
+        text = render_markdown(title, lead if replayed else model, sections)
+        write_text(run.file("report.md"), text)
     return target
 
 
-def build_sections(results: Results) -> list[Section]:
+def build_sections(
+    results: Results, load_tokenizer: Callable[[], Any]
+) -> list[Section]:
     """All parts of the page, in order."""
     pairs = scores.compare_all(results)
     grid = scores.score_grid(results)
-    return [
+    sections = [
         scores.build_headline(results, pairs),
         scores.build_scores(results, grid),
         scores.build_paired(results, pairs),
         scores.build_outcomes(results),
-        sampling.build_caps(results),
+        sampling.build_caps(results, load_tokenizer),
         training.build_lengths(results),
         sampling.build_sampled(results),
         examples.build_examples(results),
@@ -59,30 +77,10 @@ def build_sections(results: Results) -> list[Section]:
         training.build_training(results),
         training.build_merges(results),
         training.build_ledger(results),
-        beside.build_published(results, grid),
+        scores.build_published(results, grid),
         examples.build_settings(results),
         training.build_manifest(results),
     ]
-
-
-def render_page(results: Results, sections: list[Section]) -> str:
-    """Fill the page template; every text is escaped by it."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATE_DIR),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    recipe = results.run.recipe
-    return environment.get_template("template.html").render(
-        title=f"Run report: {recipe.name}",
-        recipe=recipe,
-        origin=results.describe_origin(),
-        replayed=bool(results.replayed.notes),
-        sections=sections,
-        gaps=results.gaps,
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    )
+    if results.gaps:
+        sections.append(results.list_gaps())
+    return sections

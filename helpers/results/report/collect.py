@@ -7,27 +7,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from helpers.base import (
-    Completion,
-    LabError,
-    Record,
-    RunDir,
-    read_json,
-    read_records,
-)
-from helpers.grading import GRADER_VERSION
+from helpers.base import LabError, Record, RunDir, read_json, read_records
+from helpers.grading import GradedCompletion
 from helpers.results.plots import recorded_on
+from helpers.results.report.page import Block, Section, escape, write_code
 from helpers.results.report.replayed import (
     Replayed,
     describe_notes,
     read_replayed,
 )
-from helpers.results.scores import list_temperatures, load_samples
-from helpers.results.verdicts import UNKNOWN
+from helpers.results.scores import (
+    list_temperatures,
+    load_samples,
+    read_graded_file,
+    result_name,
+)
 
 T = TypeVar("T")
 MAIN_TAGS = ("base", "sft", "dpo")
-Groups = dict[str, list[Completion]]
+Groups = dict[str, list[GradedCompletion]]
 
 
 @dataclass
@@ -50,10 +48,12 @@ class Results:
     """
 
     run: RunDir
-    evals: dict[str, dict[str, list[Completion]]] = field(default_factory=dict)
+    evals: dict[str, dict[str, list[GradedCompletion]]] = field(
+        default_factory=dict
+    )
     logs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     merges: dict[str, dict[str, Any]] = field(default_factory=dict)
-    samples: list[Completion] = field(default_factory=list)
+    samples: list[GradedCompletion] = field(default_factory=list)
     sampled: dict[tuple[str, float], dict[str, Groups]] = field(
         default_factory=dict
     )
@@ -99,6 +99,16 @@ class Results:
         names = [b.name for b in self.run.recipe.evaluate.benchmarks]
         return sorted(self.sampled, key=lambda key: (names.index(key[0]), key))
 
+    def list_gaps(self) -> Section:
+        """What is missing, each with the command that makes it."""
+        lines = [
+            f"- {escape(gap.what)}"
+            + (f" ({escape(gap.why)})" if gap.why else "")
+            + (f": {write_code(gap.command)}" if gap.command else "")
+            for gap in self.gaps
+        ]
+        return Section("gaps", "Missing parts", [Block("\n".join(lines))])
+
     def gap(self, what: str, command: str = "", why: str = "") -> None:
         """Note a missing part once."""
         text = self.command(command) if command else ""
@@ -117,7 +127,6 @@ def read_results(run: RunDir) -> Results:
     for tag in _tags(run):
         _read_evals(out, tag)
         _read_sampled(out, tag)
-    _check_graders(out)
     _read_logs(out)
     _read_merges(out)
     out.ledger = _try(out, run.ledger) or []
@@ -125,20 +134,6 @@ def read_results(run: RunDir) -> Results:
     if not out.ledger:
         out.gap("the ledger of time per phase", "course")
     return out
-
-
-def _check_graders(out: Results) -> None:
-    """Note once that verdicts here are not the installed grader's."""
-    kinds = [rows for found in out.evals.values() for rows in found.values()]
-    found = {row.grader for rows in (*kinds, out.samples) for row in rows}
-    old = sorted(v or UNKNOWN for v in found - {GRADER_VERSION})
-    if old:
-        out.gap(
-            "the verdicts of the installed grader",
-            "regrade",
-            why=f"graded by {' and '.join(old)}, {GRADER_VERSION} is "
-            "installed",
-        )
 
 
 def _tags(run: RunDir) -> list[str]:
@@ -149,22 +144,22 @@ def _tags(run: RunDir) -> list[str]:
 
 
 def _read_samples(out: Results) -> None:
-    path = out.run.file("samples", "distill.jsonl")
-    if not path.is_file():
+    name = "samples/distill.jsonl"
+    if not out.run.file(name).is_file():
         out.gap("the harvest of self-distillation", "distill")
         return
-    out.samples = _try(out, lambda: read_records(path, Completion)) or []
+    out.samples = _try(out, lambda: read_graded_file(out.run, name)) or []
 
 
 def _read_evals(out: Results, tag: str) -> None:
     for bench in out.run.recipe.evaluate.benchmarks:
-        path = out.run.file("eval", tag, f"{bench.name}.jsonl")
+        name = result_name(tag, bench.name)
         command = f"evaluate --model {tag} --benchmark {bench.name}"
-        if not path.is_file():
+        if not out.run.file(name).is_file():
             if tag in MAIN_TAGS:
                 out.gap(f"scores of {tag} on {bench.name}", command)
             continue
-        rows = _try(out, lambda path=path: read_records(path, Completion))
+        rows = _try(out, lambda name=name: read_graded_file(out.run, name))
         if not rows:
             out.gap(f"scores of {tag} on {bench.name}", command)
             continue

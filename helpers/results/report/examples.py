@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import random
 
-from helpers.base import Completion, LabError
+from helpers.base import LabError
+from helpers.grading import GradedCompletion
 from helpers.problems import load_problems
-from helpers.results.report.blocks import Answer, Example, Section, flatten
 from helpers.results.report.collect import Results
+from helpers.results.report.page import (
+    Block,
+    Section,
+    escape,
+    escape_block,
+    fence,
+    flatten,
+)
 from helpers.results.report.training import find_twins
+from helpers.results.scores import choose_benchmarks
 
 EXAMPLES = 10
 
@@ -37,18 +46,13 @@ def build_examples(results: Results) -> Section:
     for name in chosen:
         rows = {tag: rows[name] for tag, rows in found.items()}
         first = next(iter(rows.values()))
-        gold = (first.model_extra or {}).get("gold")
-        section.blocks.append(
-            Example(
-                title=name,
-                problem=texts.get(name, first.prompt),
-                gold="" if gold is None else str(gold),
-                answers=[
-                    _make_answer(tag, row, twins.get(tag))
-                    for tag, row in rows.items()
-                ],
-            )
-        )
+        section.blocks += [
+            Block(f"### {escape(name)}"),
+            Block(fence(texts.get(name, first.prompt)), "problem"),
+            Block(escape_block(f"Reference answer: {first.gold}"), "note"),
+        ]
+        for tag, row in rows.items():
+            section.blocks.append(_show_answer(tag, row, twins.get(tag)))
     section.text(
         f"Shown are {len(chosen)} of {len(shared)} problems of {main}, drawn "
         f"by the run's seed {results.run.recipe.seed}; nobody picked them."
@@ -56,23 +60,20 @@ def build_examples(results: Results) -> Section:
     return section
 
 
-def _make_answer(tag: str, row: Completion, twin: str | None) -> Answer:
+def _show_answer(tag: str, row: GradedCompletion, twin: str | None) -> Block:
+    """What one model wrote, and the grader's verdict on it."""
+    model = tag if twin is None else f"{tag} (all as {twin})"
     told = "right" if row.correct else "wrong"
     ended = "cut at the cap" if row.finish_reason == "length" else ""
     parts = [told, ended, row.reason, f"{row.tokens} tokens"]
-    return Answer(
-        model=tag if twin is None else f"{tag} (all as {twin})",
-        right=row.correct,
-        verdict=", ".join(part for part in parts if part),
-        text=row.response,
-    )
+    verdict = ", ".join(part for part in parts if part)
+    text = f"**{escape(model)}**: {escape(verdict)}\n\n{fence(row.response)}"
+    return Block(text, "answer helps" if row.correct else "answer hurts")
 
 
 def _read_texts(results: Results, name: str) -> dict[str, str]:
     """The problems' own texts; the prompts stand in where they are gone."""
-    (config,) = [
-        b for b in results.run.recipe.evaluate.benchmarks if b.name == name
-    ]
+    (config,) = choose_benchmarks(results.run.recipe, [name])
     try:
         problems = load_problems(config.path, config.n)
     except LabError:
@@ -85,22 +86,11 @@ def build_settings(results: Results) -> Section:
     section = Section("settings", "Settings")
     data = results.run.recipe.model_dump(mode="json", exclude_none=True)
     benchmarks = data["evaluate"].pop("benchmarks")
-    section.table("Recipe", ["setting", "value"], flatten(_join_lists(data)))
+    rows = flatten(data, lists=True)
+    section.table("Recipe", ["setting", "value"], rows)
     section.table(
         "Benchmarks",
         ["name", "problems", "file or set", "plays the part of"],
         [[b["name"], str(b["n"]), b["path"], b["role"]] for b in benchmarks],
     )
     return section
-
-
-def _join_lists(values: dict) -> dict:
-    """Lists as one text each: ``flatten`` leaves lists out."""
-    return {
-        key: ", ".join(map(str, value))
-        if isinstance(value, list)
-        else _join_lists(value)
-        if isinstance(value, dict)
-        else value
-        for key, value in values.items()
-    }

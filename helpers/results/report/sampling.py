@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from helpers.base import LabError
 from helpers.results import plots, stats
-from helpers.results.caps import (
-    CapPoint,
-    measure_caps,
-    split_change,
-    tabulate_caps,
-)
-from helpers.results.outcomes import OUTCOMES
-from helpers.results.report.blocks import Section
+from helpers.results.caps import CapPoint, measure_caps, split_change
 from helpers.results.report.collect import MAIN_TAGS, Groups, Results
+from helpers.results.report.page import Section
 from helpers.results.report.scores import OUTCOME_NAMES, list_pairs
-from helpers.results.sampled import BEST_OF, pass_curve, summarize_samples
-from helpers.results.scores import stage_name
+from helpers.results.scores import (
+    BEST_OF,
+    OUTCOMES,
+    pass_curve,
+    stage_name,
+    summarize_samples,
+)
 
 FEW_POINTS = 2
 
 
-def build_caps(results: Results) -> Section:
-    """Accuracy against the cap on the main benchmark, and what it settles."""
+def build_caps(results: Results, load_tokenizer: Callable[[], Any]) -> Section:
+    """Accuracy against the cap on the main benchmark, and what it explains."""
     section = Section("caps", "Accuracy against the token cap")
     main = results.run.recipe.evaluate.main
-    curves = read_curves(results, main)
+    curves = read_curves(results, main, load_tokenizer)
     if not curves:
         return section
     section.figure(
@@ -38,19 +37,19 @@ def build_caps(results: Results) -> Section:
             note=results.provenance(*(f"evaluate/{tag}" for tag in curves)),
         ),
         f"Stacked bars of outcomes over the token cap on {main}, one panel a "
-        f"model. {_say_curves(curves)}",
+        f"model. {_describe_curves(curves)}",
     )
     columns = ["cap", "right", *(OUTCOME_NAMES[key] for key in OUTCOMES[1:])]
-    for tag, rows in _by_model(curves).items():
+    for tag, points in curves.items():
         section.table(
             f"{tag} on {main}",
             columns,
             [
-                [str(r["cap"]), r["accuracy"]]
-                + [str(r[key]) for key in OUTCOMES[1:]]
-                for r in rows
+                [str(p.cap), p.score]
+                + [str(getattr(p, key)) for key in OUTCOMES[1:]]
+                for p in points
             ],
-            note=_say_inexact(curves[tag]),
+            note=_describe_inexact(points),
         )
     section.text(
         "A response under a smaller cap is the beginning of the stored one, "
@@ -62,38 +61,22 @@ def build_caps(results: Results) -> Section:
     return section
 
 
-def read_curves(results: Results, name: str) -> dict[str, list[CapPoint]]:
+def read_curves(
+    results: Results, name: str, load_tokenizer: Callable[[], Any]
+) -> dict[str, list[CapPoint]]:
     """The curves of the main models; what cannot be had becomes a gap."""
     curves: dict[str, list[CapPoint]] = {}
     for tag in MAIN_TAGS:
         if name not in results.evals.get(tag, {}):
             continue
         try:
-            curves[tag] = measure_caps(
-                results.run, tag, name, lambda: _load_tokenizer(results)
-            )
+            curves[tag] = measure_caps(results.run, tag, name, load_tokenizer)
         except (LabError, ImportError) as error:
             results.gap(f"accuracy of {tag} by cap", why=str(error))
     return curves
 
 
-def _load_tokenizer(results: Results) -> Any:
-    from helpers.models import find_base, load_tokenizer
-
-    recipe = results.run.recipe
-    return load_tokenizer(find_base(recipe), recipe.model.revision)
-
-
-def _by_model(
-    curves: Mapping[str, list[CapPoint]],
-) -> dict[str, list[dict[str, Any]]]:
-    out: dict[str, list[dict[str, Any]]] = {}
-    for row in tabulate_caps(curves):
-        out.setdefault(row["model"], []).append(row)
-    return out
-
-
-def _say_curves(curves: Mapping[str, list[CapPoint]]) -> str:
+def _describe_curves(curves: Mapping[str, list[CapPoint]]) -> str:
     parts = [
         f"{tag}: {100 * points[0].score.p:.1f} % at {points[0].cap} tokens, "
         f"{100 * points[-1].score.p:.1f} % at {points[-1].cap}"
@@ -102,7 +85,7 @@ def _say_curves(curves: Mapping[str, list[CapPoint]]) -> str:
     return "; ".join(parts) + "."
 
 
-def _say_inexact(points: list[CapPoint]) -> str:
+def _describe_inexact(points: list[CapPoint]) -> str:
     worst = max(point.inexact for point in points)
     if not worst:
         return ""
@@ -196,7 +179,7 @@ def _add_sampled(
         note=f"Best of n is the {BEST_OF}. avg and pass have bootstrap "
         "intervals over problems; pass@k is Chen's unbiased estimate.",
     )
-    section.text(_say_ceiling(groups, n, name))
+    section.text(_describe_ceiling(groups, n, name))
 
 
 def _sampled_row(tag: str, found: dict[str, Any]) -> list[Any]:
@@ -212,7 +195,7 @@ def _sampled_row(tag: str, found: dict[str, Any]) -> list[Any]:
     ]
 
 
-def _say_ceiling(groups: Mapping[str, Groups], n: int, name: str) -> str:
+def _describe_ceiling(groups: Mapping[str, Groups], n: int, name: str) -> str:
     """How far pass@1 of SFT has come towards pass@n of base."""
     if not {"base", "sft"} <= groups.keys() or n < FEW_POINTS:
         return ""

@@ -1,15 +1,17 @@
-"""Sections about scores: headline, grid, wrong answers, paired."""
+"""Sections about scores: headline, grid, wrong answers, paired, published."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from helpers.base import Completion, LabError
+from helpers.base import LabError
+from helpers.grading import GradedCompletion
 from helpers.results import plots, stats
-from helpers.results.outcomes import count_outcomes
-from helpers.results.plots import figure_html
-from helpers.results.report.blocks import Section, Tiles
+from helpers.results.published import load_published
 from helpers.results.report.collect import Results
+from helpers.results.report.page import Section
+from helpers.results.scores import count_outcomes
 from helpers.results.stats import (
     Comparison,
     Proportion,
@@ -38,7 +40,7 @@ def describe_decoding(results: Results) -> str:
     return f"{how}, max_new_tokens = {settings.max_new_tokens}, one sample"
 
 
-def right_by_problem(rows: Sequence[Completion]) -> dict[str, bool]:
+def right_by_problem(rows: Sequence[GradedCompletion]) -> dict[str, bool]:
     """Right or wrong by problem id."""
     return {row.problem_id: row.correct for row in rows}
 
@@ -71,11 +73,6 @@ def compare_all(results: Results) -> dict[Pair, dict[str, Comparison]]:
             if not other:
                 continue
             what = f"{after} against {before} on {name}"
-            versions = {row.grader for row in (*rows, *other)}
-            if len(versions) > 1:
-                why = "they were graded by different versions of the grader"
-                results.gap(what, "regrade", why)
-                continue
             try:
                 found = stats.compare(
                     right_by_problem(rows), right_by_problem(other)
@@ -110,11 +107,11 @@ def build_headline(
         )
     for (before, after), found in pairs.items():
         if len(found) > 1:
-            section.text(_say_macro(results, before, after, found))
+            section.text(_describe_macro(results, before, after, found))
     return section
 
 
-def _say_macro(
+def _describe_macro(
     results: Results, before: str, after: str, found: dict[str, Comparison]
 ) -> str:
     """The mean over benchmarks in words; what has no mean is a gap."""
@@ -209,9 +206,7 @@ def build_paired(
     section = Section("paired", "Paired comparisons")
     flat = [c for found in pairs.values() for c in found.values()]
     adjusted = iter(stats.holm([c.p_value for c in flat]))
-    tiles = _draw_tiles(results, pairs)
-    if tiles.htmls:
-        section.blocks.append(tiles)
+    section.tiles(_draw_tiles(results, pairs))
     for (before, after), found in pairs.items():
         rows = [
             paired_row(name, one, next(adjusted))
@@ -244,11 +239,11 @@ def build_paired(
             "this difference in totals can have. Helps or hurts is said only "
             "when the interval excludes zero and the exact p is below 0.05."
         )
-        section.text(_say_family(pairs))
+        section.text(_describe_family(pairs))
     return section
 
 
-def _say_family(pairs: dict[Pair, dict[str, Comparison]]) -> str:
+def _describe_family(pairs: dict[Pair, dict[str, Comparison]]) -> str:
     """Over which tests Holm's p is adjusted, in one sentence."""
     count = sum(map(len, pairs.values()))
     models = ", ".join(f"{before} → {after}" for before, after in pairs)
@@ -287,9 +282,9 @@ def bare_p(p_value: float) -> str:
 
 def _draw_tiles(
     results: Results, pairs: dict[Pair, dict[str, Comparison]]
-) -> Tiles:
-    """The paired 2×2 table of every pair on the main set, as figures."""
-    htmls, name = [], results.run.recipe.evaluate.main
+) -> list[tuple[Any, str]]:
+    """The paired 2×2 table of every pair on the main set, with alt texts."""
+    drawn, name = [], results.run.recipe.evaluate.main
     for (before, after), found in pairs.items():
         if name not in found:
             continue
@@ -309,5 +304,79 @@ def _draw_tiles(
             f"{one.both}, lost {one.only_before}, won {one.only_after}, "
             f"both wrong {one.neither}."
         )
-        htmls.append(figure_html(figure, alt))
-    return Tiles(htmls)
+        drawn.append((figure, alt))
+    return drawn
+
+
+def build_published(
+    results: Results, grid: dict[str, dict[str, Proportion]]
+) -> Section:
+    """The published grid of math-slm beside ours, clearly labelled."""
+    section = Section("published", "Beside the published run")
+    theirs = load_published("math-slm")
+    roles = {b.role: b.name for b in results.run.recipe.evaluate.benchmarks}
+    tags = ("base", "sft", "dpo")
+    shares = {
+        tag: {n: stats.proportion(s.k, s.n) for n, s in row.items()}
+        for tag, row in theirs.grid().items()
+    }
+    section.figure(
+        plots.plot_accuracy_grid(
+            shares,
+            decoding=theirs.decoding,
+            title=f"Published, not ours: {theirs.model}",
+            note=theirs.credit,
+        ),
+        f"Bar chart of the scores {theirs.credit}.",
+    )
+    rows = []
+    for name in shares["base"]:
+        rows.append([f"{name}, published"] + [shares[t][name] for t in tags])
+        ours = roles.get(name)
+        if ours and any(ours in grid.get(tag, {}) for tag in tags):
+            cells = [grid.get(tag, {}).get(ours) for tag in tags]
+            rows.append([f"{ours}, this run", *cells])
+    section.table(
+        "Another model on other problems: compare the pattern, not the level",
+        ["benchmark", *tags],
+        rows,
+        note=f"Published rows are {theirs.credit}, {theirs.model}, "
+        f"{theirs.decoding}.",
+    )
+    section.table(
+        "What the published counts can show (unpaired)",
+        [
+            "change",
+            "points (95 % CI)",
+            "unpaired p",
+            "smallest possible paired p",
+            "verdict",
+        ],
+        [
+            _published_row(name, a, b, shares)
+            for name in shares["base"]
+            for a, b in (("base", "sft"), ("sft", "dpo"))
+        ],
+        note="Newcombe's interval; per-problem results would be needed for "
+        "the paired test, and it cannot go below the smallest possible p.",
+    )
+    return section
+
+
+def _published_row(
+    name: str,
+    before: str,
+    after: str,
+    shares: dict[str, dict[str, Proportion]],
+) -> list[str]:
+    first, second = shares[before][name], shares[after][name]
+    claim = stats.judge_claim(first, second)
+    change = claim.change
+    low, high = format_points(change.low), format_points(change.high)
+    return [
+        f"{name}, {before} → {after}",
+        f"{format_points(change.diff)} ({low} to {high})",
+        bare_p(claim.z_p),
+        bare_p(claim.bound.smallest_p),
+        stats.WORDS[claim.verdict],
+    ]

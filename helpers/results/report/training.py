@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helpers.base import Completion
+from helpers.grading import GradedCompletion
 from helpers.results import plots, stats
 from helpers.results.published import load_published
-from helpers.results.report.blocks import Section, flatten, show_seconds
 from helpers.results.report.collect import Results
+from helpers.results.report.page import Section, flatten, show_seconds
 
 TAIL = 10  # logged steps behind a value "at the end" of a curve
 KEYS = ("loss", "rewards/margins", "rewards/accuracies", "tie_fraction")
@@ -36,7 +37,7 @@ def build_harvest(results: Results) -> Section:
     return section
 
 
-def _harvest_rows(samples: Sequence[Completion]) -> list[list[Any]]:
+def _harvest_rows(samples: Sequence[GradedCompletion]) -> list[list[Any]]:
     by_problem: dict[str, list[bool]] = defaultdict(list)
     for row in samples:
         by_problem[row.problem_id].append(row.correct)
@@ -87,11 +88,11 @@ def build_training(results: Results) -> Section:
         section.figure(
             plots.plot_loss({"sft": sft}, note=results.provenance("sft")),
             "Line chart of the SFT training loss by optimizer step. "
-            + _say_ends(sft, "loss"),
+            + _describe_ends(sft, "loss"),
         )
     if dpo:
         said = " ".join(
-            f"{tag}: " + " ".join(_say_ends(log, key) for key in KEYS[1:])
+            f"{tag}: " + " ".join(_describe_ends(log, key) for key in KEYS[1:])
             for tag, log in dpo.items()
         )
         section.figure(
@@ -115,7 +116,7 @@ def build_training(results: Results) -> Section:
             "an epoch can hold only a few examples.",
         )
     for tag in dpo:
-        _say_noop(section, tag, results.metrics.get(tag) or {})
+        _describe_noop(section, tag, results.metrics.get(tag) or {})
     if dpo:
         section.text(
             "rewards/accuracies counts exact ties as wrong, so read it "
@@ -124,7 +125,9 @@ def build_training(results: Results) -> Section:
     return section
 
 
-def _say_noop(section: Section, tag: str, measured: dict[str, Any]) -> None:
+def _describe_noop(
+    section: Section, tag: str, measured: dict[str, Any]
+) -> None:
     """What the stage itself recorded about a margin near zero, if it did."""
     if measured.get("noop") is None:
         return
@@ -152,7 +155,7 @@ def _ends(log: Sequence[dict[str, Any]], key: str) -> list[float | None]:
     return [values[0], statistics.fmean(values[-TAIL:])]
 
 
-def _say_ends(log: Sequence[dict[str, Any]], key: str) -> str:
+def _describe_ends(log: Sequence[dict[str, Any]], key: str) -> str:
     first, last = _ends(log, key)
     if first is None:
         return f"{key} was not logged."

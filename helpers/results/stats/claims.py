@@ -87,14 +87,14 @@ class Claim:
         if self.verdict == "real":
             return f"{text} A real change of the scores."
         if self.verdict == "noise":
-            return text + NOISE + _say_needed(self)
+            return text + NOISE + _describe_needed(self)
         return (
             f"{text} Undecided: a paired test would reject with "
             f"{self.flips} flips, so the results per problem are needed."
         )
 
 
-def _say_needed(claim: Claim) -> str:
+def _describe_needed(claim: Claim) -> str:
     if claim.needed is None:
         return ""
     return (

@@ -10,14 +10,13 @@ from typing import Literal, NamedTuple
 from helpers.base import LabError
 from helpers.results.stats.scores import (
     ALPHA,
-    LEVEL,
     NOISE,
     Difference,
     Proportion,
     format_p,
 )
 
-Results = Sequence[bool] | Mapping[str, bool]
+Marks = Sequence[bool] | Mapping[str, bool]
 
 
 class PairedBound(NamedTuple):
@@ -118,7 +117,7 @@ class Comparison:
         return text
 
 
-def compare(before: Results, after: Results) -> Comparison:
+def compare(before: Marks, after: Marks) -> Comparison:
     """Compare two models on the same problems, paired by problem id.
 
     Args:
@@ -157,7 +156,7 @@ def compare_counts(
     )
 
 
-def _align(before: Results, after: Results) -> tuple[list[bool], list[bool]]:
+def _align(before: Marks, after: Marks) -> tuple[list[bool], list[bool]]:
     """Both results as lists in the same order of problems."""
     keyed = isinstance(before, Mapping)
     if keyed != isinstance(after, Mapping):
@@ -284,40 +283,3 @@ def paired_bound(k_before: int, k_after: int, n: int) -> PairedBound:
             break
         allowed = net + 2 * extra
     return PairedBound(mcnemar_p(0, net), net + 2 * spare, allowed)
-
-
-def macro_difference(
-    pairs: Sequence[tuple[Proportion, Proportion]],
-) -> tuple[Difference, float]:
-    """Mean change over benchmarks from *unpaired* (before, after) scores.
-
-    Returns the difference with a 95 % normal interval, and its p. When all
-    scores are 0 % or 100 % there is no interval, and p is nan.
-    """
-    diffs = [after.p - before.p for before, after in pairs]
-    variances = [
-        sum(s.p * (1 - s.p) / s.n for s in scores) for scores in pairs
-    ]
-    why = "every score is 0 % or 100 %"
-    return _macro(diffs, variances, "macro mean, unpaired, normal", why)
-
-
-def _macro(
-    diffs: Sequence[float],
-    variances: Sequence[float],
-    method: str,
-    no_spread: str,
-) -> tuple[Difference, float]:
-    from scipy.stats import norm
-
-    if not diffs:
-        raise LabError("There is no benchmark to average over.")
-    mean = sum(diffs) / len(diffs)
-    error = math.sqrt(sum(variances)) / len(diffs)
-    if error == 0:
-        nothing = math.nan
-        found = Difference(mean, nothing, nothing, method, no_spread)
-        return found, nothing
-    low, high = norm.interval(LEVEL, loc=mean, scale=error)
-    p_value = 2 * float(norm.sf(abs(mean) / error))
-    return Difference(mean, float(low), float(high), method), p_value
