@@ -164,7 +164,7 @@ def _list_files(run: RunDir, stages: Sequence[str]) -> list[str]:
 
 
 def stamp_name(name: str) -> str:
-    """The stamp beside a samples file, see :mod:`helpers.sampling.sample_store`."""
+    """The stamp beside a samples file, see :mod:`helpers.sampling.store`."""
     return Path(name).with_suffix(".inputs.json").as_posix()
 
 

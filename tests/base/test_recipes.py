@@ -98,3 +98,13 @@ def test_unreadable_files(tmp_path, text):
     path.write_text(text)
     with pytest.raises(LabError, match="bad.yaml"):
         load_recipe(path)
+
+
+def test_a_setting_that_earlier_runs_name_without_a_value(tmp_path):
+    """``engine.recording`` is gone; every stored recipe says null."""
+    path = tmp_path / "old.yaml"
+    path.write_text("extends: pocket\nname: old\nengine: {recording: null}\n")
+    assert load_recipe(path).engine == load_recipe("pocket").engine
+    path.write_text("extends: pocket\nname: old\nengine: {recording: x}\n")
+    with pytest.raises(LabError, match="recording"):
+        load_recipe(path)
