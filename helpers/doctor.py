@@ -15,9 +15,7 @@ from typing import Literal
 
 from helpers.base import REPO_ROOT, LabError, Recipe, list_recipes, load_recipe
 from helpers.machine import (
-    GIB,
     REQUIRED,
-    Gpu,
     Machine,
     count_cores,
     find_version,
@@ -26,6 +24,7 @@ from helpers.machine import (
     read_constraints,
 )
 from helpers.models import read_container_limit, smol
+from helpers.planner import GIB, Gpu
 
 __all__ = [
     "GIB",

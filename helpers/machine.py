@@ -18,9 +18,8 @@ import psutil
 
 from helpers.base import REPO_ROOT
 from helpers.models import read_container_limit
-from helpers.planner import BF16_CAPABILITY, query_gpus
+from helpers.planner import GIB, Gpu, list_gpus
 
-GIB = 2**30
 REQUIRED = (
     "torch",
     "transformers",
@@ -31,30 +30,6 @@ REQUIRED = (
     "math-verify",
     "papermill",
 )
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One CUDA device: name, SM capability, memory in GiB."""
-
-    name: str
-    capability: tuple[int, int]
-    memory_gib: float
-
-    @property
-    def bf16(self) -> bool:
-        """True when the card computes in bfloat16 itself."""
-        return self.capability >= BF16_CAPABILITY
-
-    def __str__(self) -> str:
-        major, minor = self.capability
-        what = f"SM {major}.{minor}, {self.memory_gib:.1f} GiB"
-        why = (
-            "bf16 yes (Ampere or newer)"
-            if self.bf16
-            else "bf16 no (older than Ampere: fp16 with loss scaling)"
-        )
-        return f"{self.name}, {what}, {why}"
 
 
 @dataclass(frozen=True)
@@ -83,7 +58,9 @@ def inspect_machine(folder: str | Path = ".") -> Machine:
     limit = read_container_limit()
     total = min(memory.total, limit or memory.total)
     gpus, mps = inspect_accelerators()
-    seen = gpus or list_driver_cards()
+    seen = gpus or tuple(
+        gpu for gpu in list_gpus() if gpu.memory_gib and gpu.capability
+    )
     return Machine(
         python=sys.version_info[:3],
         cores=count_cores(),
@@ -109,35 +86,13 @@ def inspect_accelerators() -> tuple[tuple[Gpu, ...], bool]:
             card = torch.cuda.get_device_properties(index)
             gpus.append(
                 Gpu(
+                    str(index),
+                    card.total_memory / GIB,
                     card.name,
                     (card.major, card.minor),
-                    card.total_memory / GIB,
                 )
             )
     return tuple(gpus), torch.backends.mps.is_available()
-
-
-def list_driver_cards() -> tuple[Gpu, ...]:
-    """The cards that nvidia-smi lists, for a torch that sees none.
-
-    CUDA_VISIBLE_DEVICES is respected, as indices or as UUIDs.
-    """
-    fields = "index,uuid,name,memory.total,compute_cap"
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    cards = []
-    for row in query_gpus(fields):
-        index, uuid, name, mib, capability = (*row, "", "")[:5]
-        wanted = (visible or "").split(",")
-        if visible is not None and not any(
-            n.strip() == index or (n.strip() and uuid.startswith(n.strip()))
-            for n in wanted
-        ):
-            continue
-        major, _, minor = capability.partition(".")
-        if mib.replace(".", "", 1).isdigit() and major.isdigit():
-            known = (int(major), int(minor or 0))
-            cards.append(Gpu(name, known, float(mib) / 1024))
-    return tuple(cards)
 
 
 def measure_free(folder: str | Path) -> float:

@@ -7,8 +7,8 @@ import pytest
 from helpers import doctor, machine
 from helpers.base import load_recipe
 
-T4 = doctor.Gpu("Tesla T4", (7, 5), 14.7)
-A100 = doctor.Gpu("A100", (8, 0), 39.4)
+T4 = doctor.Gpu("0", 14.7, "Tesla T4", (7, 5))
+A100 = doctor.Gpu("1", 39.4, "A100", (8, 0))
 LAPTOP = doctor.Machine(
     python=(3, 12, 1),
     cores=2,

@@ -11,13 +11,14 @@ from typer.testing import CliRunner
 from helpers import cli, preflight
 from helpers.base import GUARDS, RunDir, list_recipes, load_recipe
 from helpers.doctor import Line
-from helpers.machine import Gpu, Machine, list_driver_cards, read_constraints
+from helpers.machine import Machine, read_constraints
+from helpers.planner.gpus import Gpu
 from helpers.preflight import machine as hardware
 from helpers.preflight import model as models
 from helpers.preflight.lines import try_guard
 
-T4 = Gpu("Tesla T4", (7, 5), 14.7)
-H100 = Gpu("NVIDIA H100", (9, 0), 79.6)
+T4 = Gpu("0", 14.7, "Tesla T4", (7, 5))
+H100 = Gpu("0", 79.6, "NVIDIA H100", (9, 0))
 LAPTOP = Machine(
     python=(3, 12, 1),
     cores=2,
@@ -149,7 +150,7 @@ def test_device_auto_is_judged_on_the_card():
 def test_advice_on_cards_keeps_the_batch():
     """Three A40s divide no batch of 64; two do."""
     recipe = load_recipe("a40x4")
-    card = Gpu("NVIDIA A40", (8, 6), 45.0)
+    card = Gpu("0", 45.0, "NVIDIA A40", (8, 6))
     _, lines = check(recipe, machine=own(gpus=(card,) * 3))
     assert "hardware.cards=2" in lines["cards"].text
     _, lines = check(recipe, machine=own())
@@ -186,7 +187,7 @@ def test_a_card_that_is_too_small(doctor, tmp_path, monkeypatch):
 
 
 def test_with_a_memory_ladder_a_small_card_only_warns():
-    tight = own(gpus=(Gpu("Tiny", (7, 5), 2.0),))
+    tight = own(gpus=(Gpu("0", 2.0, "Tiny", (7, 5)),))
     recipe = load_recipe("t4")
     if not getattr(recipe.model, "ladder", None):
         pytest.skip("this tier has no memory ladder")
@@ -200,14 +201,6 @@ def test_the_memory_of_a_cpu_counts_too():
     _, lines = check(recipe, machine=own(memory_gib=1.0))
     assert lines["memory of SFT"].status == "FAIL"
     assert "this machine has" in lines["memory of SFT"].text
-
-
-def test_only_visible_cards_count(tmp_path, monkeypatch):
-    put_cards(tmp_path, monkeypatch, 4)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-111")
-    assert len(list_driver_cards()) == 2
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert list_driver_cards() == ()
 
 
 # --- the plan ------------------------------------------------------------
@@ -422,11 +415,11 @@ def finish(run, stage, inputs):
 
 def test_a_settled_run_is_compared_as_it_was_settled(tmp_path, tiny_recipe):
     from helpers.base import recipe_hash
-    from helpers.models import settle_model
+    from helpers.models import fix_model
 
     recipe = load_recipe(tmp_path / "tiny.yaml", ["model.dtype=auto"])
     run = RunDir.open(tmp_path / "settled", recipe)
-    settled = settle_model(recipe, run)
+    settled = fix_model(recipe, run)
     assert settled.model.dtype != "auto"
     inputs = {"recipe": recipe_hash(settled, "seed", "model", "sft")}
     finish(run, "sft", inputs)

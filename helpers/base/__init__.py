@@ -48,6 +48,7 @@ from helpers.base.recipe_schema import (
     DpoConfig,
     LoraSettings,
     Recipe,
+    SftConfig,
     TrainConfig,
 )
 from helpers.base.record_writer import RecordWriter, append_records
@@ -117,6 +118,7 @@ __all__ = [
     "Record",
     "RecordWriter",
     "RunDir",
+    "SftConfig",
     "SftRow",
     "Stage",
     "TrainConfig",

@@ -172,7 +172,7 @@ class DpoConfig(TrainConfig):
     ``stop_below_nats``: end the run after ``noop_after_steps`` steps when
     its mean margin over beta, projected to the last step, is smaller: the
     evaluation will show nothing.
-    The rule and its threshold: :mod:`helpers.experiments.dpo_rule`. None: never.
+    The rule and its threshold: :mod:`helpers.experiments.dpo_sweep`. None: never.
     """
 
     only_when_set = TrainConfig.only_when_set | {"stop_below_nats"}
@@ -186,7 +186,7 @@ class DpoConfig(TrainConfig):
 
 
 class GrpoConfig(Section):
-    """Group-relative policy optimisation, for planning: no stage runs it yet.
+    """Group-relative policy optimisation: no stage runs or plans it yet.
 
     Batches count completions, ``num_generations`` of them a prompt.
     ``reward_weights`` are those of ``rewards``, in the same order; ``lora``

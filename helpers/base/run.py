@@ -182,7 +182,7 @@ class RunDir:
             started=started,
             seconds=round(seconds, 2),
         )
-        if self.file("model.json").is_file():  # see helpers.models.settle
+        if self.file("model.json").is_file():  # see helpers.models.ladder
             record["model"] = read_json(self.file("model.json"))["rung"]
         self._add_metrics(name, metrics)
         self._add_to_ledger(name, started, seconds)

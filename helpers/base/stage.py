@@ -67,6 +67,7 @@ def open_stage(
     outputs: Sequence[str],
     megabytes: int,
     folder: str | None = None,
+    grown: bool = False,
     force: bool = False,
     smoke: bool = False,
     check: bool = False,
@@ -78,6 +79,8 @@ def open_stage(
         outputs: what the stage writes, relative to the run folder.
         megabytes: free space that it needs.
         folder: where it works, if not in a folder of its own name.
+        grown: the finished result is part of what is asked for now (further
+            benchmarks, more samples): it is added to, not compared.
 
     Raises:
         LabError: too little space, a result or checkpoints of other inputs,
@@ -91,7 +94,7 @@ def open_stage(
         yield stage
         return
     finished = partial(run.is_done, name, inputs, force and not check)
-    stage.done = ranks.run_first(finished)
+    stage.done = not grown and ranks.run_first(finished)
     if stage.done:
         stage.metrics = run.metrics()[name]
         if not check:

@@ -18,17 +18,10 @@ from rich.table import Table
 
 from helpers.base import LabError, Recipe, RunDir, did_you_mean, load_recipe
 from helpers.cli.base import (
-    Force,
     LabGroup,
-    RunFolder,
-    Sets,
     SmokeSteps,
-    Tier,
     Variant,
-    load_setup,
-    open_run,
     open_shared,
-    out,
     require_run,
     show_metrics,
 )
@@ -36,9 +29,18 @@ from helpers.cli.checks import doctor
 from helpers.cli.grading import grade
 from helpers.cli.planning import plan
 from helpers.cli.problems import problems
-from helpers.cli.recording import dpo_sweep, record
-from helpers.cli.sampling import seeding
-from helpers.cli.solutions import ablate, solutions
+from helpers.cli.recording import record
+from helpers.cli.solutions import solutions
+from helpers.experiments import EXPERIMENTS
+from helpers.experiments.options import (
+    Force,
+    RunFolder,
+    Sets,
+    Tier,
+    load_setup,
+    open_run,
+    out,
+)
 
 app = typer.Typer(
     cls=LabGroup,
@@ -51,11 +53,10 @@ app.command()(doctor)
 app.command()(grade)
 app.command()(plan)
 app.command()(problems)
-app.command()(seeding)
-app.command()(dpo_sweep)
 app.command()(record)
 app.command()(solutions)
-app.command()(ablate)
+for experiment in EXPERIMENTS.values():
+    app.command(experiment.name)(experiment.command)
 
 
 def dpo_tag(recipe: Recipe, variant: str | None) -> str:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from helpers.cli.base import Force, RunFolder, Sets, Tier, load_setup, out
+from helpers.experiments.options import (
+    Force,
+    RunFolder,
+    Sets,
+    Tier,
+    load_setup,
+    out,
+)
 
 
 def doctor(

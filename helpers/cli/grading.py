@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from helpers.cli.base import out
+from helpers.experiments.options import out
 
 if TYPE_CHECKING:
     from helpers.grading import Case, Grade, KindCount

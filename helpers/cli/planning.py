@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from helpers.cli.base import RunFolder, Sets, Tier, load_setup, out
+from helpers.experiments.options import RunFolder, Sets, Tier, load_setup, out
 
 
 def plan(

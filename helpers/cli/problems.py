@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from helpers.base import LabError
-from helpers.cli.base import out
+from helpers.experiments.options import out
 
 if TYPE_CHECKING:
     from helpers.problems import LoadReport, Source

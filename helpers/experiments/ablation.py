@@ -1,5 +1,7 @@
 """What each choice of multi-source SFT is worth: one change at a time.
 
+arm ─ solutions ─ SFT ─ merge ─ evaluate ─ compare with the first arm
+
 Every arm trains on worked solutions like the first one, changes one thing,
 and is asked the same problems in the same way. An arm is a run folder of its
 own, so the experiment goes on where it was stopped.
@@ -11,7 +13,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
 
 from helpers.base import (
     LabError,
@@ -22,7 +27,8 @@ from helpers.base import (
     read_json,
     write_json,
 )
-from helpers.results import load_results, stats
+from helpers.experiments.options import RunFolder, Sets, out
+from helpers.results import compare, load_results, proportion
 from helpers.stages import run_evaluate, run_merge, run_sft, run_solutions
 
 OUTPUT = "ablation.json"
@@ -182,7 +188,7 @@ def measure_arm(run: RunDir, first: RunDir) -> dict[str, Any]:
     }
     for tag in ("base", "sft"):
         for name, counts in metrics.get(f"evaluate/{tag}", {}).items():
-            score = stats.proportion(counts["k"], counts["n"])
+            score = proportion(counts["k"], counts["n"])
             out.setdefault(tag, {})[name] = counts | {"score": str(score)}
     out["change"] = {
         name: compare_runs(first, old, run, name) for name in out["sft"]
@@ -201,7 +207,7 @@ def compare_runs(
         }
         for r, tag in ((first, old), (run, "sft"))
     )
-    found = stats.compare(before, after)
+    found = compare(before, after)
     return {
         "won": found.only_after,
         "lost": found.only_before,
@@ -240,3 +246,47 @@ def _sort_rows(
         seed: {arm.name: row[arm.name] for arm in arms if arm.name in row}
         for seed, row in table.items()
     }
+
+
+def start_ablation(
+    tier: Annotated[
+        str, typer.Option(help="A recipe with several sources of solutions.")
+    ] = "smol-mix",
+    run_dir: RunFolder = None,
+    sets: Sets = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(help="Repeatable; default: 42."),
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this arm and the first. Repeatable."),
+    ] = None,
+) -> None:
+    """Train on worked solutions with one thing changed at a time."""
+    load_recipe(tier, sets or ())
+    folder = run_dir or Path("runs") / "ablation"
+    done = run_ablation(
+        tier, folder, tuple(seed or (42,)), tuple(sets or ()), arm or ()
+    )
+    out.print(show_table(done["seeds"]))
+    out.print(f"Run folder: {folder}", soft_wrap=True)
+
+
+def show_table(seeds: dict[str, Any]) -> Table:
+    """One row an arm, seed and benchmark: score and change."""
+    table = Table("seed", "arm", "set", "score", "won", "lost", "change", "p")
+    for seed, row in seeds.items():
+        for name, found in row.items():
+            for benchmark, change in found["change"].items():
+                table.add_row(
+                    seed,
+                    name,
+                    benchmark,
+                    found["sft"][benchmark]["score"],
+                    str(change["won"]),
+                    str(change["lost"]),
+                    change["difference"],
+                    f"{change['p']:.3g}",
+                )
+    return table

@@ -1,27 +1,37 @@
 """DPO understood by measurement: learning rate × beta × steps, on dev.
 
+train a setting ─ KL ─ answers unmerged and merged ─ compare ─ fit a rule
+
 Every setting trains a fresh adapter on the same merged SFT model and the
 same pairs, and is measured twice against SFT on the same dev problems:
 unmerged in fp32, and merged the way large models are stored, in bf16. So a
-"no effect" can be told apart: nothing learnt, or rounded away.
+"no effect" can be told apart: nothing learnt, or rounded away. Rows go to
+``dpo_sweep.jsonl`` of the run folder, each as it is finished; a killed sweep
+goes on with what is missing. The trials live under ``sweep/``, so the run's
+own results stay as they are.
 
-    mathslm dpo-sweep --tier pocket --run-dir runs/pocket
-
-Writes ``dpo_sweep.jsonl`` into the run folder, a line a setting, appended as
-each is finished; a killed sweep goes on with what is missing. The trials
-live under ``sweep/``, so the run's own results stay as they are.
+From the rows an early-stop rule is derived. A run is a **no-op** when so few
+dev verdicts change that no outcome could be significant: with five or fewer
+the smallest p that an exact McNemar test can give is 2 × 0.5⁵ = 0.0625. The
+rule looks at the reward margin early and projects it to the end of the run:
+divided by β it is in nats, and it grows about as fast as the steps, so one
+threshold serves every β and every length.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+from rich.table import Table
 from tqdm.auto import tqdm
 
 from helpers.base import (
@@ -36,8 +46,16 @@ from helpers.base import (
     recipe_hash,
     write_json,
 )
+from helpers.experiments.options import RunFolder, Sets, Tier, open_run, out
 from helpers.problems import load_problems
-from helpers.results import compare
+from helpers.results import compare, format_p, mcnemar_p, proportion
+from helpers.sampling import grade_texts, make_engine, make_requests
+from helpers.stages import (
+    load_exact,
+    load_unmerged,
+    measure_update,
+    run_dpo,
+)
 
 # What a trial needs of the run it starts from.
 NEEDED = ("recipe.yaml", "manifest.json", "metrics.json", "sft.jsonl",
@@ -45,6 +63,12 @@ NEEDED = ("recipe.yaml", "manifest.json", "metrics.json", "sft.jsonl",
 RESULT = "dpo_sweep.jsonl"
 KL_PROBLEMS = 100
 STORED = "bfloat16"
+WINDOW = 5  # logged steps that are averaged, as the monitor does
+LEVEL = 0.05
+CANDIDATES = (5, 10, 15, 20, 30, 40)
+WIDE = 2.0  # nearest runs on both sides of a threshold differ by this factor
+
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -69,13 +93,8 @@ def build_grid(
     steps: Iterable[int],
 ) -> list[Setting]:
     """Every combination, the shortest runs first."""
-    betas, rates = list(betas), list(learning_rates)
-    return [
-        Setting(rate, beta, count)
-        for count in sorted(steps)
-        for beta in betas
-        for rate in rates
-    ]
+    grid = product(sorted(steps), betas, learning_rates)
+    return [Setting(rate, beta, count) for count, beta, rate in grid]
 
 
 def run_sweep(
@@ -193,8 +212,6 @@ def answer_sft(
     recipe: Recipe, run: RunDir, asked: Sequence[Problem]
 ) -> dict[str, dict[str, Any]]:
     """Greedy answers of the SFT model, in fp32 and rounded to bf16."""
-    from helpers.stages import load_exact
-
     model, tokenizer = load_exact(recipe, run.file("sft", "merged"))
     answers = {"fp32": answer(recipe, model, tokenizer, asked)}
     round_weights(model)
@@ -216,8 +233,6 @@ def answer(
     recipe: Recipe, model: Any, tokenizer: Any, asked: Sequence[Problem]
 ) -> dict[str, Any]:
     """Graded greedy completions by problem id."""
-    from helpers.sampling import grade_texts, make_engine, make_requests
-
     requests = make_requests(
         asked,
         tokenizer,
@@ -243,8 +258,6 @@ def measure_setting(
 ) -> dict[str, Any]:
     """Train one setting; its row."""
     import torch
-
-    from helpers.stages import load_unmerged, measure_update, run_dpo
 
     metrics = run_dpo(name_variant(recipe, setting), run, variant=setting.name)
     tag = f"dpo-{setting.name}"
@@ -333,3 +346,181 @@ def read_margins(log: Path) -> list[list[float]]:
         for row in rows
         if "rewards/margins" in row
     ]
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """Stop at ``step`` when the projected margin is below ``nats``."""
+
+    step: int
+    nats: float
+
+    def stops(self, row: Row) -> bool:
+        """Whether the rule would have ended this run."""
+        return project_nats(row, self.step) < self.nats
+
+
+@dataclass(frozen=True)
+class RuleCheck:
+    """What a rule did on runs: counts, and steps not trained."""
+
+    runs: int
+    right: int
+    stopped: int
+    stopped_wrongly: int
+    missed: int
+    steps: int
+    steps_saved: int
+
+    def summary(self) -> dict[str, int]:
+        """The counts as a dictionary."""
+        return asdict(self)
+
+
+def largest_silent(level: float = LEVEL) -> int:
+    """Most changed verdicts with which no exact McNemar p is below level."""
+    count = 0
+    while mcnemar_p(0, count + 1) >= level:
+        count += 1
+    return count
+
+
+def is_noop(row: Row, model: str = "unmerged") -> bool:
+    """Whether this run's evaluation could not have shown an effect.
+
+    Args:
+        model: "unmerged" or "merged_bf16".
+    """
+    return row[model]["won"] + row[model]["lost"] <= largest_silent()
+
+
+def project_nats(row: Row, step: int) -> float:
+    """The margin at the end of the run, in nats, as seen at ``step``.
+
+    Mean |margin| / β over the last logged steps up to there, times planned
+    steps over ``step``.
+
+    Raises:
+        LabError: the run logged nothing up to there.
+    """
+    seen = [margin for at, margin in row["margins"] if at <= step][-WINDOW:]
+    if not seen:
+        raise LabError(f"{row['name']} logged no margin up to step {step}.")
+    nats = abs(math.fsum(seen) / len(seen)) / row["beta"]
+    return nats * row["steps"] / step
+
+
+def derive_rule(
+    rows: Sequence[Row], candidates: Iterable[int] = CANDIDATES
+) -> StopRule:
+    """The earliest step at which one threshold tells the runs apart best.
+
+    The threshold lies between two neighbouring runs, at their geometric
+    mean; of several that are as often right the one with the widest gap (as
+    a ratio) is taken. Of several steps the earliest whose gap is at least
+    :data:`WIDE`, else the one with the widest.
+
+    Raises:
+        LabError: the rows are all no-ops, or none is.
+    """
+    if len({is_noop(row) for row in rows}) < 2:
+        raise LabError(
+            "No rule can be derived: the runs are all no-ops, or none is.",
+            fix="sweep lower and higher learning rates",
+        )
+    found = [(step, *max(_split(rows, step))) for step in sorted(candidates)]
+    most = max(right for _, right, _, _ in found)
+    best = [entry for entry in found if entry[1] == most]
+    wide = [entry for entry in best if entry[2] >= WIDE]
+    step, _, _, nats = (wide or [max(best, key=lambda entry: entry[2])])[0]
+    return StopRule(step, nats)
+
+
+def _split(
+    rows: Sequence[Row], step: int
+) -> Iterable[tuple[int, float, float]]:
+    """(runs judged right, ratio of the gap, threshold) of every split."""
+    values = sorted({project_nats(row, step) for row in rows})
+    for low, high in pairwise(values):
+        nats = math.sqrt(max(low, 1e-12) * high)
+        rule = StopRule(step, nats)
+        right = sum(rule.stops(row) == is_noop(row) for row in rows)
+        yield right, high / max(low, 1e-12), nats
+
+
+def check_rule(rule: StopRule, rows: Sequence[Row]) -> RuleCheck:
+    """How often the rule is right on runs, and what it saves."""
+    stopped = [row for row in rows if rule.stops(row)]
+    wrongly = sum(not is_noop(row) for row in stopped)
+    missed = sum(is_noop(row) for row in rows if not rule.stops(row))
+    return RuleCheck(
+        runs=len(rows),
+        right=len(rows) - wrongly - missed,
+        stopped=len(stopped),
+        stopped_wrongly=wrongly,
+        missed=missed,
+        steps=sum(row["steps"] for row in rows),
+        steps_saved=sum(row["steps"] - rule.step for row in stopped),
+    )
+
+
+def start_sweep(
+    tier: Tier = None,
+    run_dir: RunFolder = None,
+    sets: Sets = None,
+    learning_rates: Annotated[
+        str, typer.Option(help="Comma-separated.")
+    ] = "5e-7,5e-6,5e-5,2e-4",
+    betas: Annotated[str, typer.Option(help="Comma-separated.")] = "0.1,0.3",
+    steps: Annotated[str, typer.Option(help="Comma-separated.")] = "60,200",
+    dev: Annotated[
+        int | None, typer.Option(min=1, help="Dev problems. Default: all.")
+    ] = None,
+) -> None:
+    """Train DPO over a grid of settings and measure each on dev."""
+    grid = [
+        _read_numbers("--learning-rates", learning_rates),
+        _read_numbers("--betas", betas),
+        _read_numbers("--steps", steps),
+    ]
+    recipe, run = open_run(tier, run_dir, sets)
+    settings = build_grid(grid[0], grid[1], map(int, grid[2]))
+    out.print(show_sweep(run_sweep(recipe, run, settings, n_dev=dev)))
+    out.print(f"Rows: {run.path / 'dpo_sweep.jsonl'}", soft_wrap=True)
+
+
+def _read_numbers(option: str, text: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) <= 0:
+        raise LabError(
+            f"{option} {text!r} is not a list of positive numbers.",
+            fix=f"write it as {option} 5e-6,2e-4",
+        )
+    return numbers
+
+
+def show_sweep(rows: Iterable[Row]) -> Table:
+    """One row a setting: margin, KL, and what both models do on dev."""
+    table = Table(
+        "learning rate", "β", "steps", "margin", "KL a token",
+        "unmerged: right", "won", "lost", "p", "in bf16: won", "lost",
+    )  # fmt: skip
+    for row in rows:
+        plain, stored = row["unmerged"], row["merged_bf16"]
+        table.add_row(
+            f"{row['learning_rate']:g}",
+            f"{row['beta']:g}",
+            str(row["steps"]),
+            f"{row['margin']:.4f}",
+            f"{row['kl_per_token']:.2g}",
+            str(proportion(plain["after"], row["n"])),
+            str(plain["won"]),
+            str(plain["lost"]),
+            format_p(plain["p_value"]),
+            str(stored["won"]),
+            str(stored["lost"]),
+        )
+    return table

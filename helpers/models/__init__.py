@@ -1,29 +1,27 @@
-"""models"""
+"""Models: find and load them, hold them in fewer bits, talk to them.
 
-from helpers.base.recipe_parts import TEMPLATES
-from helpers.grading.extract import read_answer
+Nothing here imports torch before a model is loaded.
+"""
+
 from helpers.models.chat import (
+    MARKERS,
     MARKS,
+    check_markers,
+    check_prompt_text,
+    check_single_bos,
     check_template,
     decode_response,
     render_prompt,
 )
-from helpers.models.device_memory import (
+from helpers.models.ladder import (
+    MODEL_FILE,
+    DoesNotFit,
+    fix_model,
+    free_memory,
+    is_out_of_memory,
     measure_cpu_room,
     measure_fp32,
     read_container_limit,
-)
-from helpers.models.guards import (
-    MARKERS,
-    check_markers,
-    check_prompt_text,
-    check_single_bos,
-)
-from helpers.models.ladder import (
-    GIB,
-    DoesNotFit,
-    free_memory,
-    is_out_of_memory,
 )
 from helpers.models.load import (
     find_base,
@@ -32,19 +30,18 @@ from helpers.models.load import (
     load_model,
     load_tokenizer,
     model_path,
+    pick_device,
+    resolve_dtype,
     save_tokenizer,
+    widen_adapter,
 )
-from helpers.models.precision import pick_device, resolve_dtype, widen_adapter
-from helpers.models.settle import SETTLED, settle_model
 from helpers.models.smol import SMOL_ID
 
 __all__ = [
-    "GIB",
     "MARKERS",
     "MARKS",
-    "SETTLED",
+    "MODEL_FILE",
     "SMOL_ID",
-    "TEMPLATES",
     "DoesNotFit",
     "check_markers",
     "check_prompt_text",
@@ -53,6 +50,7 @@ __all__ = [
     "decode_response",
     "find_base",
     "fit_recipe",
+    "fix_model",
     "free_memory",
     "is_base",
     "is_out_of_memory",
@@ -62,11 +60,9 @@ __all__ = [
     "measure_fp32",
     "model_path",
     "pick_device",
-    "read_answer",
     "read_container_limit",
     "render_prompt",
     "resolve_dtype",
     "save_tokenizer",
-    "settle_model",
     "widen_adapter",
 ]

@@ -2,24 +2,25 @@
 
 Training rows and evaluation prompts both come from :func:`render_prompt`, so
 they cannot differ; the texts themselves are the files of
-``helpers/recipes/templates``. :func:`check_template` proves for one tokenizer
+``helpers/recipes/templates``: ``plain`` is the problem alone, ``boxed`` the
+usual instruction of reasoning models, ``code-cot`` reasoning with code as in
+NuminaMath-TIR, ``six-steps`` asks for six steps and ``####`` as the T4
+paper's prompt did. :func:`check_template` proves for one tokenizer
 what else must hold: one beginning-of-sequence token, and an end token that
 training teaches and sampling stops on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from helpers.base import TEMPLATES, LabError, did_you_mean
-from helpers.models.guards import MARKERS, check_markers, check_single_bos
+from helpers.base import LOADED, TEMPLATES, LabError, did_you_mean, guard
 
-"""``plain`` is the problem alone, ``boxed`` the usual instruction of
-reasoning models, ``code-cot`` reasoning with code as in NuminaMath-TIR,
-``six-steps`` asks for six steps and ``####`` as the T4 paper's prompt did."""
 # How a template tells the model to mark its answer; unnamed: not at all.
 MARKS = {"boxed": "boxed", "code-cot": "boxed", "six-steps": "hash"}
+# What a response may hold that later steps look for.
+MARKERS = ("<think>", "</think>", "\\boxed{", "####")
 ANCHOR = "x"  # any letter
 # Llama 3.2's chat template writes a date. Always its own default one: a run
 # goes on after midnight, and all models are asked the same.
@@ -109,19 +110,18 @@ def check_template(tokenizer, template: str) -> TemplateReport:
     response = "The answer is \\boxed{4}."
     prompt = render_prompt(tokenizer, "What is 2 + 2?", template)
     ids = _encode(tokenizer, prompt)
+    bos, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    added = tokenizer(prompt)["input_ids"]
     report = TemplateReport(
         prompt=prompt,
         prompt_tokens=len(ids),
-        leading_bos=_count_leading_bos(tokenizer, ids),
-        leading_bos_if_added=_count_leading_bos(
-            tokenizer, tokenizer(prompt)["input_ids"]
-        ),
+        leading_bos=_count_leading_bos(ids, bos),
+        leading_bos_if_added=_count_leading_bos(added, bos),
         end_token=tokenizer.eos_token or "",
-        end_token_id=-1
-        if tokenizer.eos_token_id is None
-        else tokenizer.eos_token_id,
+        end_token_id=-1 if end is None else end,
     )
-    _check_bos(tokenizer, report)
+    adds_one = _count_leading_bos(tokenizer("x")["input_ids"], bos) > 0
+    check_single_bos(ids, bos, int(adds_one))
     _check_marks(tokenizer)
     _check_end(tokenizer, report, response)
     joined = _encode(tokenizer, prompt + response + report.end_token)
@@ -175,21 +175,11 @@ def _encode(tokenizer, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def _count_leading_bos(tokenizer, ids: list[int]) -> int:
+def _count_leading_bos(ids: Sequence[int], bos: int | None) -> int:
     count = 0
-    bos = tokenizer.bos_token_id
     while bos is not None and count < len(ids) and ids[count] == bos:
         count += 1
     return count
-
-
-def _check_bos(tokenizer, report: TemplateReport) -> None:
-    adds_one = _count_leading_bos(tokenizer, tokenizer("x")["input_ids"]) > 0
-    check_single_bos(
-        _encode(tokenizer, report.prompt),
-        tokenizer.bos_token_id,
-        int(adds_one),
-    )
 
 
 def _check_marks(tokenizer) -> None:
@@ -228,3 +218,101 @@ def _check_end(tokenizer, report: TemplateReport, response: str) -> None:
             why="sampling would wait for a token that training never shows",
             fix="set eos_token to what the chat template writes",
         )
+
+
+# --- guards ---
+
+
+@guard("another template in training than in sampling", LOADED)
+def check_prompt_text(
+    prompts: Iterable[str], before: str, after: str, template: str
+) -> None:
+    """Refuse rows whose prompts are not of the template that is asked with.
+
+    Story: the published T4 run trained TinyLlama on one chat format and
+    asked it in another, without the end tokens. Nothing fails then: the
+    scores are only lower, and nobody knows why.
+
+    Args:
+        prompts: of the training rows.
+        before: what the template writes before a problem.
+        after: and behind it.
+        template: its name, for the message.
+
+    Raises:
+        LabError: names the first prompt that differs.
+    """
+    for number, prompt in enumerate(prompts, 1):
+        if prompt.startswith(before) and prompt.endswith(after):
+            continue
+        raise LabError(
+            f"Row {number} was not written by the prompt template "
+            f"'{template}' of this model.",
+            why=f"its prompt is {prompt[:60]!r}…; the model would be "
+            "trained on another text than it is asked",
+            fix="harvest again with this recipe, or set "
+            "data.prompt_template to what the rows were made with",
+        )
+
+
+@guard("double BOS", LOADED, doctor=True)
+def check_single_bos(ids: Sequence[int], bos: int | None, wanted: int) -> None:
+    """Refuse a prompt that does not start with its BOS token once.
+
+    Story: the published T4 run wrote ``<s>`` into its prompt text, and its
+    tokenizer added a second one. The first loss was 6.07.
+
+    Args:
+        ids: token ids of a rendered prompt.
+        bos: the beginning-of-sequence token's id; None: there is none.
+        wanted: 1 where the tokenizer adds one by itself; 0: one or none.
+
+    Raises:
+        LabError: more than one, or none where the tokenizer adds one.
+    """
+    count = _count_leading_bos(ids, bos)
+    if wanted <= count <= 1:
+        return
+    raise LabError(
+        f"A prompt starts with {count} times the BOS token instead of once.",
+        why="the model was trained on texts that start with one",
+        fix="mend the chat template so that it writes the token once",
+    )
+
+
+@guard("</think> lost in tokenisation", LOADED, doctor=True)
+def check_markers(
+    written: Iterable[str],
+    decoded: Iterable[str],
+    markers: Sequence[str] = MARKERS,
+) -> None:
+    """Refuse a tokenizer that loses what a response is marked with.
+
+    Story: the chat template of the R1-Distill models deletes everything up
+    to ``</think>`` from an answer, so training on chat messages teaches
+    answers without their reasoning. Where such a mark is a *special* token,
+    decoding drops it as well, and a search for it finds nothing: a published
+    course stores wrong output for that reason.
+
+    Args:
+        written: texts as they are in the rows.
+        decoded: the same texts after encoding, and decoding as the engine
+            decodes, without special tokens.
+        markers: what must come back as often as it was written.
+
+    Raises:
+        LabError: names the first mark that is lost.
+    """
+    written, decoded = list(written), list(decoded)
+    for mark in markers:
+        before = sum(text.count(mark) for text in written)
+        after = sum(text.count(mark) for text in decoded)
+        if before != after:
+            raise LabError(
+                f"The tokenizer loses the mark {mark!r}: written {before} "
+                f"times, {after} times after decoding.",
+                why="it is a special token, which decoding drops, or no text "
+                "of the vocabulary: training and grading would not see it",
+                fix="take the mark out of the tokenizer's special tokens, or "
+                "choose a prompt template that does not ask for it",
+            )

@@ -21,8 +21,6 @@ import importlib.util
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,20 +53,42 @@ def ensure_smol() -> Path:
     renamed when it is whole, by one process at a time.
 
     Raises:
-        LabError: a package is missing, the folder cannot be written, or the
-            package's file is not the model that it should be.
+        LabError: a package is missing, the folder cannot be written, the
+            package's file is not the model that it should be, or another
+            process holds the lock for too long.
     """
     folder = smol_folder()
     if is_complete(folder):
         return folder
     source = find_gguf()
-    with explain_disk(folder):
+    from filelock import FileLock, Timeout
+    from safetensors import SafetensorError
+
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
         require_space(folder, SPACE_MB)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with hold_lock(folder):
-            # Another process may have made it while this one waited.
-            if not is_complete(folder):
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            print(f"Another process is making {folder}: waiting for it.")
+            held = lock.acquire(timeout=WAIT_SECONDS)
+        with held:
+            if not is_complete(folder):  # by the process that was waited for
                 replace_folder(source, folder)
+    except Timeout:
+        raise LabError(
+            f"Another process has held {lock.lock_file} for "
+            f"{WAIT_SECONDS / 60:.0f} minutes.",
+            why="it is making the model of tier smol, which takes one",
+            fix="end that process; the file itself may stay",
+        ) from None
+    except (OSError, SafetensorError) as error:
+        raise LabError(
+            f"Cannot make {folder}: {error}",
+            fix=f"free {SPACE_MB} MB there, or set MATHSLM_MODEL_DIR to a "
+            "folder that can be written",
+        ) from error
     return folder
 
 
@@ -95,7 +115,10 @@ def is_complete(folder: Path) -> bool:
     from safetensors import SafetensorError, safe_open
 
     weights = sorted(folder.glob("*.safetensors"))
-    if not weights or not all(is_filled(folder / name) for name in NEEDED):
+    texts = [folder / name for name in NEEDED]
+    if not weights or not all(
+        path.is_file() and path.stat().st_size for path in texts
+    ):
         return False
     try:
         for path in weights:
@@ -106,11 +129,6 @@ def is_complete(folder: Path) -> bool:
     except (SafetensorError, OSError, LabError):
         return False
     return own is None or own.get("converter") == CONVERTER
-
-
-def is_filled(path: Path) -> bool:
-    """True for a file with something in it."""
-    return path.is_file() and path.stat().st_size > 0
 
 
 def find_obstacles() -> list[str]:
@@ -149,8 +167,11 @@ def find_gguf() -> Path:
     for item in listed:
         if item.suffix == ".gguf":
             path = Path(str(item.locate()))
-            state = describe_damage(path, item.hash)
-            if not state:
+            if not path.is_file():
+                state = "missing"
+            elif item.hash and not has_digest(path, item.hash):
+                state = "damaged"
+            else:
                 return path
     raise LabError(
         f"The package {PACKAGE} is installed, but its GGUF file is {state}.",
@@ -158,59 +179,12 @@ def find_gguf() -> Path:
     )
 
 
-def describe_damage(path: Path, recorded: Any) -> str:
-    """ "missing", "damaged", or "" for the file that pip had installed.
-
-    ``recorded`` is the hash of the package's record (PEP 376), or None.
-    """
-    if not is_filled(path):
-        return "missing"
-    if recorded is None:
-        return ""
+def has_digest(path: Path, recorded: Any) -> bool:
+    """True for the file that pip had installed, by its record (PEP 376)."""
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, recorded.mode).digest()
     text = base64.urlsafe_b64encode(found).decode().rstrip("=")
-    return "" if text == recorded.value else "damaged"
-
-
-@contextmanager
-def explain_disk(folder: Path) -> Iterator[None]:
-    """A full disk or a folder that refuses becomes one clear message."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise LabError(
-            f"Cannot make {folder}: {error}",
-            fix=f"free {SPACE_MB} MB there, or set MATHSLM_MODEL_DIR to a "
-            "folder that can be written",
-        ) from error
-
-
-@contextmanager
-def hold_lock(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock goes when its holder dies."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"Another process is making {folder}: waiting for it.")
-            lock.acquire(timeout=WAIT_SECONDS)
-    except Timeout:
-        raise LabError(
-            f"Another process has held {lock.lock_file} for "
-            f"{WAIT_SECONDS / 60:.0f} minutes.",
-            why="it is making the model of tier smol, which takes one",
-            fix="end that process; the file itself may stay",
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+    return text == recorded.value
 
 
 def replace_folder(source: Path, folder: Path) -> None:

@@ -1,52 +1,47 @@
-"""A small table of cards: memory, bandwidth and arithmetic, as sold.
+"""The table of cards: memory, bandwidth, arithmetic and price.
 
-Sources: NVIDIA's data sheets (bandwidth and dense tensor throughput, without
-sparsity) and the memory that ``nvidia-smi`` reports, which is less than the
-name says where error correction takes its share. Prices are not in here:
-they change by the week, and a recipe says what its machine costs.
+The numbers are data: ``cards.yaml``, with what each means and its source.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from helpers.base import LabError, did_you_mean
 
 GIB = 2**30
+FILE = Path(__file__).with_name("cards.yaml")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config={"extra": "forbid"})
 class Card:
-    """One accelerator.
-
-    ``memory_gib`` is what nvidia-smi shows, ``bandwidth_gb_s`` the memory's,
-    ``tflops`` dense 16-bit tensor throughput with fp32 accumulation, and
-    ``link_gb_s`` what it exchanges with its neighbours one way: NVLink, or
-    PCI Express (about 80 % of its nominal rate).
-    ``has_bf16`` is false below compute capability 8.0.
-    """
+    """One accelerator; the fields are explained in ``cards.yaml``."""
 
     name: str
-    memory_gib: float
-    bandwidth_gb_s: float
-    tflops: float
-    link_gb_s: float
+    memory_gib: float = Field(gt=0)
+    bandwidth_gb_s: float = Field(gt=0)
+    tflops: float = Field(gt=0)
+    link_gb_s: float = Field(gt=0)
     has_bf16: bool = True
+    usd_per_hour: float | None = Field(default=None, gt=0)
 
 
-CARDS = {
-    card.name: card
-    for card in (
-        Card("T4", 15360 / 1024, 320, 65, 12, has_bf16=False),
-        # GeForce: half rate when sums are kept in fp32, as training does
-        Card("RTX 3090", 24576 / 1024, 936, 71, 25),
-        Card("A40", 46068 / 1024, 696, 149.7, 25),
-        Card("A100 40GB", 40960 / 1024, 1555, 312, 300),
-        Card("A100 80GB", 81920 / 1024, 2039, 312, 300),
-        Card("H100", 81559 / 1024, 3350, 989, 450),
-        Card("H200", 143771 / 1024, 4800, 989, 450),
-    )
-}
+def read_cards() -> dict[str, Card]:
+    """``{name: card}`` of the table, in its order.
+
+    Raises:
+        pydantic.ValidationError: a card that lacks a number.
+    """
+    rows = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    cards = TypeAdapter(list[Card]).validate_python(rows)
+    return {card.name: card for card in cards}
+
+
+CARDS = read_cards()
 
 
 def find_card(name: str) -> Card:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from helpers.base import LOADED, PLANNING, LabError, guard
-from helpers.planner.schedule import StepCount, Travel
+from helpers.planner.steps import StepCount, Travel
 
 # vLLM pads the vocabulary to a multiple of this before it splits it
 # (DEFAULT_VOCAB_PADDING_SIZE in vocab_parallel_embedding.py).

@@ -9,7 +9,7 @@ for rows of the full length: the worst batch decides, not the average one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from helpers.planner.cards import GIB
 from helpers.planner.guards import USABLE
@@ -31,8 +31,6 @@ TILE_TOKENS, TILE_WORDS = 4096, 32768
 TILE_COPIES_ON_CPU = 8
 # DeepSpeed's stage3_max_live_parameters: gathered weights kept at once.
 ZERO3_LIVE = 1_000_000_000
-# TRL's vllm_gpu_memory_utilization: the share of vLLM on the same card.
-GRPO_VLLM_SHARE = 0.3
 PARTS = (
     "weights",
     "adapter and optimizer",
@@ -54,7 +52,6 @@ class MemoryEstimate:
 
     title: str
     parts: dict[str, float]
-    notes: tuple[str, ...] = field(default=())
     loading: float = 0.0
 
     @property
@@ -80,7 +77,7 @@ class MemoryEstimate:
         return self.gib <= USABLE * memory_gib
 
 
-def weight_bytes(workload: Workload, *, training: bool = False) -> float:
+def frozen_bytes(workload: Workload, *, training: bool = False) -> float:
     """Bytes of the frozen model on one card, before any sharding.
 
     PEFT's preparation for training turns what is not quantized to fp32.
@@ -190,7 +187,7 @@ def full_logits_bytes(workload: Workload, tokens: int) -> float:
 
 
 def estimate_training(workload: Workload, job: TrainJob) -> MemoryEstimate:
-    """Peak of one card in SFT, DPO or GRPO, by part."""
+    """Peak of one card in SFT or DPO, by part."""
     shape, size = workload.shape, workload.compute_bytes
     sequences, length = job.sequences_per_device, job.max_length
     tokens = sequences * length
@@ -221,7 +218,7 @@ def estimate_training(workload: Workload, job: TrainJob) -> MemoryEstimate:
         "KV cache": 0.0,
         "runtime": CUDA_BYTES if workload.card else 0.0,
     }
-    return _finish(workload, job, parts)
+    return MemoryEstimate(job.title, parts, loading_bytes(workload))
 
 
 def _count_open(shape: ModelShape, job: TrainJob) -> int:
@@ -231,47 +228,22 @@ def _count_open(shape: ModelShape, job: TrainJob) -> int:
     return shape.num_hidden_layers - min(job.lora.layers)
 
 
-def _finish(
-    workload: Workload, job: TrainJob, parts: dict[str, float]
-) -> MemoryEstimate:
-    """What the method needs on top: a reference model, a cache."""
-    notes = []
-    if job.has_reference_copy:
-        parts["weights"] += weight_bytes(workload)
-        notes.append("a second copy of the model is the reference")
-    if job.kind == "grpo" and workload.engine == "vllm" and workload.card:
-        card = workload.card.memory_gib * GIB
-        parts["KV cache"] = GRPO_VLLM_SHARE * card
-        notes.append(
-            f"vLLM beside the trainer takes {GRPO_VLLM_SHARE:.0%} of the card"
-        )
-    elif job.kind == "grpo":
-        length = job.max_length
-        each = workload.shape.kv_bytes_per_token(workload.compute_bytes)
-        parts["KV cache"] = job.per_device_batch * length * each
-        notes.append("sampling in the training process, batch by batch")
-    if workload.strategy == "zero3" and workload.world_size > 1:
-        notes.append("ZeRO-3 gathers up to 1 billion weights at a time")
-        notes.append("every card loads the whole model before it is sharded")
-    loading = loading_bytes(workload)
-    return MemoryEstimate(job.title, parts, tuple(notes), loading)
-
-
 def loading_bytes(workload: Workload) -> float:
     """What a card holds before ZeRO-3 shards the model; 0 elsewhere.
 
     The stages load the model before the trainer knows of DeepSpeed, so it
-    lies on every card in whole.
+    lies on every card in whole. (Later up to a billion weights are gathered
+    at a time, see ``ZERO3_LIVE``.)
     """
     if workload.strategy != "zero3" or workload.world_size == 1:
         return 0.0
     runtime = CUDA_BYTES if workload.card else 0.0
-    return weight_bytes(workload, training=True) + runtime
+    return frozen_bytes(workload, training=True) + runtime
 
 
 def _shard_weights(workload: Workload) -> tuple[float, float]:
     """(own share of the weights, weights gathered for use) in bytes."""
-    weights = weight_bytes(workload, training=True)
+    weights = frozen_bytes(workload, training=True)
     world = workload.world_size
     if workload.strategy != "zero3" or world == 1:
         return weights, 0.0
@@ -288,8 +260,9 @@ def estimate_sampling(workload: Workload, job: SampleJob) -> MemoryEstimate:
     is KV cache; in process, the cache is as long as the batch needs.
     """
     size = workload.compute_bytes
-    weights = weight_bytes(workload)
+    weights = frozen_bytes(workload)
     if workload.engine == "vllm" and workload.card:
+        # it fills its share of the card with cache
         tp = workload.tensor_parallel_size or 1
         budget = (
             workload.card.memory_gib * GIB * workload.gpu_memory_utilization
@@ -301,8 +274,7 @@ def estimate_sampling(workload: Workload, job: SampleJob) -> MemoryEstimate:
             "KV cache": max(0.0, budget - weights / tp - work),
             "runtime": GIB,
         }
-        note = "vLLM fills its share of the card with cache"
-        return MemoryEstimate(job.name, _all_parts(parts), (note,))
+        return MemoryEstimate(job.name, _all_parts(parts))
     length = job.prompt_tokens + job.max_new_tokens
     rows = min(workload.sampling_batch, max(1, job.completions))
     if workload.max_batch_tokens:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -150,32 +150,6 @@ def count_streamed_parameters(shape: ModelShape) -> int:
     """
     lookup = 0 if shape.tie_word_embeddings else shape.embedding_parameters
     return count_parameters(shape) - lookup
-
-
-def upcycle_shape(
-    shape: ModelShape, experts: int, experts_per_token: int = 2
-) -> ModelShape:
-    """The shape of a dense model whose feed-forward blocks became experts.
-
-    Raises:
-        LabError: it has experts already, or the numbers make no sense.
-    """
-    if shape.num_local_experts or not 1 <= experts_per_token <= experts:
-        raise LabError(
-            f"{shape.name} cannot become a model with {experts} experts, "
-            f"{experts_per_token} for each token.",
-            why="it must be dense, and a token uses between one and all "
-            "experts",
-            fix="start from a dense model, with experts >= experts_per_token",
-        )
-    return replace(
-        shape,
-        name=f"{shape.name} with {experts} experts",
-        model_type="mixtral",
-        mlp_bias=False,
-        num_local_experts=experts,
-        num_experts_per_tok=experts_per_token,
-    )
 
 
 def read_shape(

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from helpers.base import Recipe
 from helpers.planner.cards import GIB
-from helpers.planner.core import Plan, plan
 from helpers.planner.memory import PARTS
+from helpers.planner.plan import Plan, plan
 
 
 def show_plan_command(

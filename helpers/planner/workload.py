@@ -1,15 +1,15 @@
 """What is to be planned, as plain data: a model, a machine, and jobs.
 
-A recipe is turned into a :class:`Workload` by ``helpers.planner.convert``;
-a test or a notebook can also write one down by hand.
+``helpers.planner.plan`` makes a :class:`Workload` of a recipe; a test or a
+notebook can also write one down by hand.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from helpers.base import LORA_MODULES, LabError
+from helpers.base import LabError, LoraSettings
 from helpers.planner.cards import Card
 from helpers.planner.shapes import ModelShape, count_parameters
 
@@ -22,28 +22,16 @@ QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 
 
 @dataclass(frozen=True)
-class Lora:
-    """A LoRA: rank, which matrices, which layers (None: all)."""
-
-    r: int = 16
-    dropout: float = 0.05
-    target_modules: tuple[str, ...] = LORA_MODULES
-    layers: tuple[int, ...] | None = None
-    expert_parameters: tuple[str, ...] = ()
-    train_router: bool = False
-
-
-@dataclass(frozen=True)
 class TrainJob:
     """One training run.
 
-    ``rows`` are examples (SFT), pairs (DPO) or prompts (GRPO);
-    ``effective_batch`` and ``per_device_batch`` count the same, for GRPO
-    completions. ``mean_length`` is the tokens of an average row, prompt
-    included, ``lora`` None means that all weights are trained.
+    ``rows`` are examples (SFT) or pairs (DPO); ``effective_batch`` and
+    ``per_device_batch`` count the same. ``mean_length`` is the tokens of an
+    average row, prompt included, ``lora`` None means that all weights are
+    trained.
     """
 
-    kind: Literal["sft", "dpo", "grpo"]
+    kind: Literal["sft", "dpo"]
     rows: int
     effective_batch: int
     per_device_batch: int
@@ -54,38 +42,21 @@ class TrainJob:
     learning_rate: float = 1e-4
     warmup_ratio: float = 0.0
     lr_scheduler: str = "cosine"
-    lora: Lora | None = Lora()
+    lora: LoraSettings | None = field(default_factory=LoraSettings)
     gradient_checkpointing: bool = False
     packing: bool = False
     min_steps_per_epoch: int = 0
     precompute_ref: bool = True
-    beta: float = 0.1
-    generations: int = 1
-    completion_length: float = 0.0
-    name: str = ""
 
     @property
     def title(self) -> str:
         """What the job is called in a table."""
-        return self.name or self.kind.upper()
+        return self.kind.upper()
 
     @property
     def sequences_per_device(self) -> int:
         """Sequences in one forward pass; a pair is two."""
         return self.per_device_batch * (2 if self.kind == "dpo" else 1)
-
-    @property
-    def has_reference_copy(self) -> bool:
-        """A second model stays beside the trained one.
-
-        A LoRA switched off is its own reference, and GRPO whose beta is 0
-        asks none.
-        """
-        if self.kind == "sft" or self.lora is not None:
-            return False
-        return (
-            self.beta != 0 if self.kind == "grpo" else not self.precompute_ref
-        )
 
 
 @dataclass(frozen=True)
@@ -125,7 +96,7 @@ class Workload:
 
     ``samples_sft``: what is harvested are samples of the merged SFT model.
     ``guessed`` names the counts ("rows", "pairs") that follow from a share
-    of the problems.
+    of the problems; ``unplanned`` what the recipe has and no stage does yet.
     """
 
     name: str
@@ -149,6 +120,7 @@ class Workload:
     benchmarks: tuple[Benchmark, ...] = ()
     samples_sft: bool = False
     guessed: tuple[str, ...] = ()
+    unplanned: tuple[str, ...] = ()
 
     @property
     def world_size(self) -> int:
@@ -167,7 +139,8 @@ class Workload:
         the harvest where SFT came first. (Evaluation also asks the base.)
         """
         merged = {"evaluate", "distill"} if self.samples_sft else {"evaluate"}
-        if job.name in merged or getattr(job, "kind", "") == "dpo":
+        name = job.kind if isinstance(job, TrainJob) else job.name
+        if name in merged | {"dpo"}:
             return replace(self, quantization=self.merged_quantization)
         return self
 
@@ -203,19 +176,16 @@ def mean_weight_bytes(
     return whole / count_parameters(shape)
 
 
-def count_lora(shape: ModelShape, lora: Lora) -> int:
+def count_lora(shape: ModelShape, lora: LoraSettings) -> int:
     """Exact number of parameters that PEFT's LoRA adds and trains.
 
-    A LoRA on a matrix of ``i`` inputs and ``o`` outputs has r·(i + o); one
-    on stacked experts has as much for every expert.
+    A LoRA on a matrix of ``i`` inputs and ``o`` outputs has r·(i + o).
 
     Raises:
         LabError: a target that the model does not have. (PEFT leaves it out
             without a word when another target matches.)
     """
-    picked = _count_layers(shape, lora)
     modules = shape.modules
-    experts = expert_matrices(shape)
     for name in lora.target_modules:
         if name not in modules:
             raise LabError(
@@ -223,33 +193,11 @@ def count_lora(shape: ModelShape, lora: Lora) -> int:
                 why="PEFT skips such a target silently",
                 fix="choose among: " + ", ".join(modules),
             )
-    for name in lora.expert_parameters:
-        if name not in experts:
-            raise LabError(
-                f"{shape.name} has no expert parameter '{name}'.",
-                fix="choose among: " + (", ".join(experts) or "none: dense"),
-            )
     wide = sum(sum(modules[n]) for n in dict.fromkeys(lora.target_modules))
-    stacked = shape.num_local_experts * sum(
-        sum(experts[n]) for n in dict.fromkeys(lora.expert_parameters)
-    )
-    router = 0
-    if lora.train_router:
-        # modules_to_save copies every router of the model
-        per_layer = shape.num_local_experts * shape.hidden_size
-        router = shape.num_hidden_layers * per_layer
-    return picked * lora.r * (wide + stacked) + router
+    return _count_layers(shape, lora) * lora.r * wide
 
 
-def expert_matrices(shape: ModelShape) -> dict[str, tuple[int, int]]:
-    """``{stacked parameter: (inputs, outputs)}`` of one expert."""
-    if not shape.num_local_experts:
-        return {}
-    hidden, inner = shape.hidden_size, shape.intermediate_size
-    return {"gate_up_proj": (hidden, 2 * inner), "down_proj": (inner, hidden)}
-
-
-def _count_layers(shape: ModelShape, lora: Lora) -> int:
+def _count_layers(shape: ModelShape, lora: LoraSettings) -> int:
     """How many layers carry the LoRA."""
     if lora.layers is None:
         return shape.num_hidden_layers

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 
 from helpers.base import Recipe
 from helpers.doctor import Line, choose_device
-from helpers.machine import Gpu, Machine, find_version
+from helpers.machine import Machine, find_version
 from helpers.models import smol
 from helpers.planner import (
     GIB,
     USABLE,
     Card,
+    Gpu,
     MemoryEstimate,
     Plan,
     check_card_count,

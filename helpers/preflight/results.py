@@ -14,7 +14,7 @@ from helpers.base import (
 )
 from helpers.doctor import Line
 from helpers.machine import Machine
-from helpers.models import SETTLED, settle_model
+from helpers.models import MODEL_FILE, fix_model
 from helpers.planner import estimate_run_space, estimate_space
 from helpers.preflight.earlier import list_changed
 from helpers.preflight.lines import blame, try_guard
@@ -81,8 +81,8 @@ def judge_earlier(recipe: Recipe, folder: Path, force: bool) -> list[Line]:
     try:
         run.check_same_recipe()
         settled = recipe
-        if run.file(SETTLED).is_file():  # the stages stored hashes of that
-            settled = settle_model(recipe, run)
+        if run.file(MODEL_FILE).is_file():  # the stages stored hashes of that
+            settled = fix_model(recipe, run)
         changed = list_changed(settled, run)
     except LabError as error:
         return [blame("results", error)]

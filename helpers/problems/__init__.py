@@ -24,6 +24,7 @@ from helpers.problems.rows import (
     find_copy,
     find_kept,
     hash_problems,
+    is_local,
     kept_file,
 )
 from helpers.problems.sources import (
@@ -53,6 +54,7 @@ __all__ = [
     "find_kept",
     "find_source",
     "hash_problems",
+    "is_local",
     "kept_file",
     "load_mix",
     "load_problems",

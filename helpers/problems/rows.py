@@ -67,6 +67,20 @@ def find_copy(source: Source) -> list[Path]:
     return []
 
 
+def is_local(name: str) -> bool:
+    """Whether this set can be loaded without the hub.
+
+    False only for a registered set without a local copy; whether a file is
+    there, and right, is found out by loading it.
+    """
+    source = SOURCES.get(name)
+    return (
+        source is None
+        or name.startswith(GYM_PREFIX)
+        or bool(find_copy(source))
+    )
+
+
 def open_source(
     source: Source, seed: int | None = None, n: int | None = None
 ) -> Opened:

@@ -25,6 +25,7 @@ from helpers.results.scores import (
 )
 from helpers.results.stats import (
     WORDS,
+    Comparison,
     Interval,
     Proportion,
     bootstrap_mean,
@@ -39,11 +40,13 @@ from helpers.results.stats import (
     n_needed_paired,
     newcombe_difference,
     proportion,
+    require_k,
     say_selection,
 )
 
 __all__ = [
     "WORDS",
+    "Comparison",
     "Interval",
     "Proportion",
     "Results",
@@ -73,6 +76,7 @@ __all__ = [
     "read_graded_file",
     "read_results",
     "recompute_math_slm",
+    "require_k",
     "result_name",
     "say_selection",
     "score_table",

@@ -213,7 +213,7 @@ def place_replicas(
     check_card_count(
         f"{replicas} replica(s) of {tp} card(s)", replicas * tp, len(gpus)
     )
-    names = [gpu.name for gpu in gpus]
+    names = [gpu.id for gpu in gpus]
     return Placement(
         tp,
         tuple(tuple(names[i * tp : (i + 1) * tp]) for i in range(replicas)),

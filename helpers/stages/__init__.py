@@ -4,7 +4,16 @@ from importlib import import_module
 from typing import Any
 
 from helpers.base.guards import GUARDS
-from helpers.stages.distill import find_model, run_distill
+from helpers.stages.distill import (
+    Harvest,
+    distinct_fraction,
+    find_model,
+    harvest_pairs,
+    load_training,
+    measure_samples,
+    require_kept,
+    run_distill,
+)
 from helpers.stages.dpo import run_dpo
 from helpers.stages.evaluate import TOP_P, run_evaluate
 from helpers.stages.guards import (
@@ -20,15 +29,6 @@ from helpers.stages.guards import (
     check_merge_fidelity,
     check_pairs,
     check_reference_control,
-)
-from helpers.stages.harvest import (
-    Harvest,
-    distinct_fraction,
-    harvest_pairs,
-    load_training,
-    measure_harvest,
-    measure_samples,
-    require_kept,
 )
 from helpers.stages.merge import measure_fidelity, run_merge
 from helpers.stages.merge_base import load_exact, load_unmerged
@@ -76,7 +76,6 @@ __all__ = [
     "load_training",
     "load_unmerged",
     "measure_fidelity",
-    "measure_harvest",
     "measure_samples",
     "measure_start_loss",
     "measure_update",

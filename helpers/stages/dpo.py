@@ -38,7 +38,7 @@ from helpers.base import (
     require_space,
     world_size,
 )
-from helpers.models import settle_model
+from helpers.models import fix_model
 from helpers.planner import (
     StepCount,
     count_steps,
@@ -86,7 +86,7 @@ def run_dpo(
     tag = f"dpo-{variant}" if variant else "dpo"
     smoke = smoke_steps is not None
     pairs_path = find_harvest(run, "pairs.jsonl", smoke)
-    recipe = ranks.run_first(partial(settle_model, recipe, run))
+    recipe = ranks.run_first(partial(fix_model, recipe, run))
     base = find_base(recipe, run, smoke)
     require_space(run.path, estimate_space(recipe, "dpo"))
     inputs = describe_inputs(recipe, config, pairs_path, base)

@@ -1,6 +1,8 @@
-"""Evaluate models on benchmarks: one line a problem, or several samples.
+"""Evaluation: models answer the recipe's benchmarks.
 
-One graded line a problem, greedy by default, goes to
+problems ─ sample what is missing ─ grade ─ count ─ record
+
+One line a problem, greedy by default, goes to
 ``eval/<tag>/<benchmark>.jsonl``; with ``evaluate.n`` above 1 that many
 samples a problem go to a file beside it, named by their temperature. What is
 on disk is never sampled again: more samples are added to those that are
@@ -9,13 +11,15 @@ there. Reading back and counting is in :mod:`helpers.results.scores`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from helpers.base import (
     RETIRED_INPUTS,
+    BenchmarkConfig,
     Completion,
     LabError,
     Problem,
@@ -23,22 +27,22 @@ from helpers.base import (
     RunDir,
     iter_records,
     load_recipe,
+    open_stage,
     read_json,
     require_current_merge,
-    require_space,
+    stage_file,
     write_records,
 )
-from helpers.models import model_path, settle_model
-from helpers.problems import hash_problems, load_problems
+from helpers.models import fix_model, model_path
+from helpers.problems import hash_problems, is_local, load_problems
 from helpers.results import (
+    Interval,
     choose_benchmarks,
-    load_results,
-    load_samples,
     measure_benchmark,
+    proportion,
+    require_k,
     result_name,
     stage_name,
-    stats,
-    summarize_results,
 )
 from helpers.sampling import (
     Engine,
@@ -56,13 +60,7 @@ SPACE_MB = 50
 TOP_P = 1.0
 SAMPLES = "samples"  # the input that may grow
 
-__all__ = [
-    "TAGS",
-    "load_results",
-    "load_samples",
-    "run_evaluate",
-    "summarize_results",
-]
+ProblemSets = dict[str, list[Problem]]  # benchmark: its problems
 
 
 def run_evaluate(
@@ -74,6 +72,7 @@ def run_evaluate(
     n: int | None = None,
     temperature: float | None = None,
     force: bool = False,
+    check: bool = False,
 ) -> dict[str, Any]:
     """Score the models ``tags`` on the recipe's benchmarks.
 
@@ -89,6 +88,8 @@ def run_evaluate(
         n, temperature: instead of the recipe's.
         force: set a model's old results aside and score it again, on all
             benchmarks that it had been scored on.
+        check: refuse what can be refused now; load and write nothing. A
+            benchmark that would come from the hub is not fetched.
 
     Returns:
         ``{tag: {benchmark: {k, n, truncated_wrong, finished_wrong,
@@ -103,17 +104,14 @@ def run_evaluate(
     recipe = _choose_settings(recipe, n, temperature)
     if recipe.evaluate.n > 1:
         run = _keep_settings(run, recipe)
-    chosen = choose_benchmarks(recipe, benchmarks)
-    sets = {b.name: load_problems(b.path, b.n) for b in chosen}
+    sets = _load_sets(choose_benchmarks(recipe, benchmarks), check)
     _require_problems(sets, recipe.evaluate.n)
     for tag in tags:  # refused before a model is loaded
         _require_model(recipe, run, tag)
-    require_space(run.path, SPACE_MB)
-    recipe = settle_model(recipe, run)
-    paths = {tag: _require_model(recipe, run, tag) for tag in tags}
+    recipe = fix_model(recipe, run, check)
     return {
-        tag: _evaluate_model(recipe, run, tag, paths[tag], sets, force)
-        for tag in paths
+        tag: evaluate_model(recipe, run, tag, sets, force, check)
+        for tag in tags
     }
 
 
@@ -124,7 +122,7 @@ def _choose_settings(
     asked = {"n": n, "temperature": temperature}
     changes = {key: value for key, value in asked.items() if value is not None}
     evaluate = recipe.evaluate.model_copy(update=changes)
-    stats.require_k(1, evaluate.n)
+    require_k(1, evaluate.n)
     if evaluate.n > 1 and not evaluate.temperature > 0:
         raise LabError(
             f"{evaluate.n} samples a problem at temperature "
@@ -133,19 +131,6 @@ def _choose_settings(
             fix="add --set evaluate.temperature=1, or set evaluate.n=1",
         )
     return recipe.model_copy(update={"evaluate": evaluate})
-
-
-def _require_problems(sets: dict[str, list[Problem]], n: int) -> None:
-    """Refuse a set that no score can be given on."""
-    for name, problems in sets.items():
-        if len(problems) >= (2 if n > 1 else 1):
-            continue
-        count = f"{len(problems)} problem{'s' * (len(problems) != 1)}"
-        raise LabError(
-            f"Benchmark '{name}' has {count}.",
-            why="a score needs a problem, and a mean over problems two",
-            fix="look at its problem file and at n in the recipe",
-        )
 
 
 def _keep_settings(run: RunDir, recipe: Recipe) -> RunDir:
@@ -158,6 +143,30 @@ def _keep_settings(run: RunDir, recipe: Recipe) -> RunDir:
     changes = {"n": stored.n, "temperature": stored.temperature}
     evaluate = recipe.evaluate.model_copy(update=changes)
     return RunDir(run.path, recipe.model_copy(update={"evaluate": evaluate}))
+
+
+def _load_sets(
+    benchmarks: Sequence[BenchmarkConfig], check: bool
+) -> ProblemSets:
+    """The problems by benchmark; a check leaves out those of the hub."""
+    return {
+        b.name: load_problems(b.path, b.n)
+        for b in benchmarks
+        if not check or is_local(b.path)
+    }
+
+
+def _require_problems(sets: ProblemSets, n: int) -> None:
+    """Refuse a set that no score can be given on."""
+    for name, problems in sets.items():
+        if len(problems) >= (2 if n > 1 else 1):
+            continue
+        count = f"{len(problems)} problem{'s' * (len(problems) != 1)}"
+        raise LabError(
+            f"Benchmark '{name}' has {count}.",
+            why="a score needs a problem, and a mean over problems two",
+            fix="look at its problem file and at n in the recipe",
+        )
 
 
 def _require_model(recipe: Recipe, run: RunDir, tag: str) -> Path:
@@ -173,171 +182,187 @@ def _require_model(recipe: Recipe, run: RunDir, tag: str) -> Path:
     return path
 
 
-def _describe_inputs(recipe: Recipe, path: Path) -> dict[str, str]:
-    """What every line depends on besides its own problem."""
-    return describe_sampling(
-        recipe,
-        path,
-        temperature=recipe.evaluate.temperature,
-        top_p=TOP_P,
-        max_new_tokens=recipe.evaluate.max_new_tokens,
-    )
+def evaluate_model(
+    recipe: Recipe,
+    run: RunDir,
+    tag: str,
+    sets: ProblemSets,
+    force: bool,
+    check: bool,
+) -> dict[str, Any]:
+    """Score one model; ``{benchmark: counts}`` of the benchmarks ``sets``."""
+    model = _require_model(recipe, run, tag)
+    evaluation = Evaluation(recipe, run, tag, model, force)
+    name, asked = evaluation.stage, list(sets)
+    # Step 1: what was the stage finished with? It may be asked for more now.
+    recorded = _read_inputs(run, name)
+    known = recipe.evaluate.benchmarks
+    scored = [b for b in known if f"benchmark {b.name}" in recorded]
+    before = 0 if force else int(recorded.get(SAMPLES, 0))
+    n = max(recipe.evaluate.n, before)
+    if recorded and (force or n > before > 0):
+        # All its benchmarks are scored again, or get more samples: scores
+        # of before and after must not stand side by side.
+        sets = _load_sets(scored, check) | sets
+    inputs = evaluation.describe({*sets, *(b.name for b in scored)})
+    if evaluation.several:
+        inputs[SAMPLES] = str(n)
+    # Step 2: scores of benchmarks that are not asked for now are kept.
+    kept = run.metrics().get(name, {}) if recorded and not force else {}
+    names = [b.name for b in known if b.name in kept or b.name in sets]
+    # Step 3: more than last time goes on with the stage, a change is refused.
+    with open_stage(
+        run,
+        name,
+        inputs,
+        outputs=[evaluation.file(benchmark) for benchmark in names],
+        megabytes=SPACE_MB,
+        grown=not force and _extends(recorded, inputs),
+        force=force,
+        check=check,
+    ) as stage:
+        if stage.is_needed:
+            scores = kept | evaluation.score(sets, n)
+            stage.metrics = {b: scores[b] for b in names}
+    return {b: stage.metrics[b] for b in asked if stage.metrics}
 
 
-def _describe_benchmarks(recipe: Recipe, names: set[str]) -> dict[str, str]:
-    return {
-        f"benchmark {b.name}": f"{hash_problems(b.path)} n={b.n}"
-        for b in recipe.evaluate.benchmarks
-        if b.name in names or f"benchmark {b.name}" in names
-    }
-
-
-def _read_stage_inputs(run: RunDir, stage: str) -> dict[str, str]:
-    path = run.file("stages", f"{stage.replace('/', '-')}.json")
+def _read_inputs(run: RunDir, stage: str) -> dict[str, str]:
+    path = stage_file(run.path, stage)
     inputs = read_json(path)["inputs"] if path.is_file() else {}
     return {k: v for k, v in inputs.items() if k not in RETIRED_INPUTS}
 
 
-def _load_earlier(
-    recipe: Recipe, earlier: dict[str, str]
-) -> dict[str, list[Problem]]:
-    """The problems of the benchmarks that a stage's inputs name."""
-    return {
-        b.name: load_problems(b.path, b.n)
-        for b in recipe.evaluate.benchmarks
-        if f"benchmark {b.name}" in earlier
-    }
-
-
-def _evaluate_model(
-    recipe: Recipe,
-    run: RunDir,
-    tag: str,
-    path: Path,
-    sets: dict[str, list[Problem]],
-    force: bool,
-) -> dict[str, Any]:
-    stage = stage_name(tag, _mark(recipe))
-    common = _describe_inputs(recipe, path)
-    earlier, asked = _read_stage_inputs(run, stage), list(sets)
-    before = 0 if force else int(earlier.get(SAMPLES, 0))
-    n = max(recipe.evaluate.n, before)
-    if force or (earlier and n > before > 0):
-        # Scores of before and after must not stand side by side.
-        sets = _load_earlier(recipe, earlier) | sets
-    inputs = common | _describe_benchmarks(recipe, {*sets, *earlier})
-    if recipe.evaluate.n > 1:
-        inputs[SAMPLES] = str(n)
-    # More than last time goes on with the stage; a change is refused.
-    extends = not force and _extends(earlier, inputs)
-    if not extends and run.is_done(stage, inputs, force):
-        print(f"{stage}: done with these inputs, loaded.")
-        saved = run.metrics()[stage]
-        return {name: saved[name] for name in asked}
-    saved = run.metrics().get(stage, {}) if earlier and not force else {}
-    with run.stage(stage, inputs) as record:
-        scores = _score_sets(recipe, run, tag, path, sets, common, n, force)
-        names = [b.name for b in recipe.evaluate.benchmarks]
-        merged = saved | scores
-        record["metrics"] = {n: merged[n] for n in names if n in merged}
-        record["outputs"] = [_file(recipe, tag, x) for x in record["metrics"]]
-    return {name: scores[name] for name in asked}
-
-
-def _extends(earlier: dict[str, str], inputs: dict[str, str]) -> bool:
+def _extends(recorded: dict[str, str], inputs: dict[str, str]) -> bool:
     """More benchmarks or samples than last time; a change is no extension."""
-    same = {key: value for key, value in earlier.items() if key != SAMPLES}
-    return earlier != inputs and same.items() <= inputs.items()
+    same = {key: value for key, value in recorded.items() if key != SAMPLES}
+    return recorded != inputs and same.items() <= inputs.items()
 
 
-def _mark(recipe: Recipe) -> float | None:
-    """The temperature that names the files of several samples."""
-    return recipe.evaluate.temperature if recipe.evaluate.n > 1 else None
+@dataclass
+class Evaluation:
+    """One model, and how the recipe asks it."""
 
+    recipe: Recipe
+    run: RunDir
+    tag: str
+    model: Path
+    force: bool
 
-def _file(recipe: Recipe, tag: str, benchmark: str) -> str:
-    return result_name(tag, benchmark, _mark(recipe))
+    @property
+    def several(self) -> float | None:
+        """The temperature, where several samples a problem are drawn."""
+        asked = self.recipe.evaluate
+        return asked.temperature if asked.n > 1 else None
 
+    @property
+    def stage(self) -> str:
+        """The name in the run."""
+        return stage_name(self.tag, self.several)
 
-def _score_sets(
-    recipe: Recipe,
-    run: RunDir,
-    tag: str,
-    path: Path,
-    sets: dict[str, list[Problem]],
-    common: dict[str, str],
-    n: int,
-    force: bool,
-) -> dict[str, Any]:
-    """Sample what is missing, benchmark by benchmark; return the counts."""
-    scores: dict[str, Any] = {}
-    stage = stage_name(tag, _mark(recipe))
-    engine: Engine | None = None
-    with ExitStack() as stack:
-        for name, problems in sets.items():
-            inputs = common | _describe_benchmarks(recipe, {name})
-            single = run.file(result_name(tag, name))
-            samples = open_samples(
-                run, _file(recipe, tag, name), inputs, force
-            )
-            if n > 1 and not samples.rows:
-                _take_single(single, inputs, samples)
-            title = f"{tag} on {name}"
-            if samples.count_missing(problems, n):
-                engine = engine or stack.enter_context(
-                    open_engine(recipe, path, log_dir=run.file("logs"))
+    def file(self, benchmark: str) -> str:
+        """The completions, a path in the run."""
+        return result_name(self.tag, benchmark, self.several)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides about a completion besides its prompt."""
+        asked = self.recipe.evaluate
+        return {
+            "temperature": asked.temperature,
+            "top_p": TOP_P,
+            "max_new_tokens": asked.max_new_tokens,
+        }
+
+    def describe(self, benchmarks: Iterable[str]) -> dict[str, str]:
+        """Hashes of all that the completions on benchmarks depend on."""
+        inputs = describe_sampling(self.recipe, self.model, **self.settings)
+        return inputs | {
+            f"benchmark {b.name}": f"{hash_problems(b.path)} n={b.n}"
+            for b in self.recipe.evaluate.benchmarks
+            if b.name in benchmarks
+        }
+
+    def score(self, sets: ProblemSets, n: int) -> dict[str, Any]:
+        """Sample what is missing; ``{benchmark: counts}``."""
+        scores: dict[str, Any] = {}
+        engine: Engine | None = None  # one for all sets, if any
+        with ExitStack() as stack:
+            for name, problems in sets.items():
+                samples = self._open_samples(name, problems)
+                title = f"{self.tag} on {name}"
+                if samples.count_missing(problems, n):
+                    engine = engine or stack.enter_context(
+                        open_engine(
+                            self.recipe,
+                            self.model,
+                            log_dir=self.run.file("logs"),
+                        )
+                    )
+                    self._sample(engine, samples, problems, n, title)
+                scores[name] = (
+                    measure_benchmark(self.run, self.stage, name, n) or {}
                 )
-                _answer(recipe, title, problems, samples, engine, n)
-            scores[name] = measure_benchmark(run, stage, name, n) or {}
-            _say_score(title, scores[name])
-    return scores
+                _say_score(title, scores[name])
+        return scores
 
+    def _open_samples(
+        self, benchmark: str, problems: Sequence[Problem]
+    ) -> SampleFile:
+        """The completions that are there.
 
-def _take_single(
-    single: Path, inputs: dict[str, str], samples: SampleFile
-) -> None:
-    """Sample 0 of each problem, where it was drawn alone with these inputs."""
-    stamp = single.with_suffix(".inputs.json")
-    if single.is_file() and stamp.is_file() and read_json(stamp) == inputs:
-        write_records(samples.path, iter_records(single, Completion))
-        samples.refresh()
+        One that was drawn alone with these inputs is the first of several.
+        """
+        inputs = self.describe([benchmark])
+        golds = {p.id: p.answer for p in problems}
+        name = self.file(benchmark)
+        samples = open_samples(self.run, name, inputs, self.force, golds)
+        single = self.run.file(result_name(self.tag, benchmark))
+        stamp = single.with_suffix(".inputs.json")
+        if (
+            self.several
+            and not samples.rows
+            and single.is_file()
+            and stamp.is_file()
+            and read_json(stamp) == inputs
+        ):
+            write_records(samples.path, iter_records(single, Completion))
+            samples.refresh()
+        return samples
+
+    def _sample(
+        self,
+        engine: Engine,
+        samples: SampleFile,
+        problems: Sequence[Problem],
+        n: int,
+        title: str,
+    ) -> None:
+        requests = iter_requests(
+            problems,
+            engine.tokenizer,
+            self.recipe.data.prompt_template,
+            n=n,
+            run_seed=self.recipe.seed,
+            **self.settings,
+        )
+        sample_missing(
+            engine,
+            requests,
+            samples,
+            {p.id: p.answer for p in problems},
+            title=title,
+            total=n * len(problems),
+            n=n,
+        )
 
 
 def _say_score(title: str, counts: dict[str, Any]) -> None:
     if "k" in counts:
         say_unusable(title, counts["too_long"], counts["empty"], counts["n"])
-        print(f"{title}: {stats.proportion(counts['k'], counts['n'])}")
+        print(f"{title}: {proportion(counts['k'], counts['n'])}")
         return
     n = counts["samples"]
-    average = stats.Interval(*counts["avg"])
-    best = stats.Interval(*counts["pass"][str(n)])
+    average = Interval(*counts["avg"])
+    best = Interval(*counts["pass"][str(n)])
     print(f"{title}: avg@{n} {average}, pass@{n} {best}")
-
-
-def _answer(
-    recipe: Recipe,
-    title: str,
-    problems: Sequence[Problem],
-    samples: SampleFile,
-    engine: Engine,
-    n: int,
-) -> None:
-    requests = iter_requests(
-        problems,
-        engine.tokenizer,
-        recipe.data.prompt_template,
-        n=n,
-        run_seed=recipe.seed,
-        temperature=recipe.evaluate.temperature,
-        top_p=TOP_P,
-        max_new_tokens=recipe.evaluate.max_new_tokens,
-    )
-    sample_missing(
-        engine,
-        requests,
-        samples,
-        {p.id: p.answer for p in problems},
-        title=title,
-        total=n * len(problems),
-        n=n,
-    )

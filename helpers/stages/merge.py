@@ -32,10 +32,10 @@ from helpers.base import (
 )
 from helpers.models import (
     fit_recipe,
+    fix_model,
     load_model,
     model_path,
     save_tokenizer,
-    settle_model,
 )
 from helpers.planner import estimate_space
 from helpers.problems import hash_problems, load_problems
@@ -73,7 +73,7 @@ def run_merge(
             base that was merged from an earlier adapter.
     """
     find_parts(recipe, run, tag)  # refused before a model is settled
-    recipe = settle_model(recipe, run)
+    recipe = fix_model(recipe, run)
     adapter, base = find_parts(recipe, run, tag)
     inputs = {
         "adapter": hash_file(adapter),

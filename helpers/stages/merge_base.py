@@ -15,7 +15,6 @@ from typing import Any
 
 from helpers.base import LabError, Recipe
 from helpers.models import (
-    GIB,
     DoesNotFit,
     fit_recipe,
     free_memory,
@@ -27,6 +26,7 @@ from helpers.models import (
     pick_device,
     resolve_dtype,
 )
+from helpers.planner import GIB
 
 
 def name_base(recipe: Recipe, path: Path) -> str:

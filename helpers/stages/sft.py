@@ -33,7 +33,7 @@ from helpers.base import (
     require_space,
     world_size,
 )
-from helpers.models import settle_model
+from helpers.models import fix_model
 from helpers.planner import (
     StepCount,
     check_steps_per_epoch,
@@ -71,7 +71,7 @@ def run_sft(
     count = count_sft_steps(recipe, len(rows))
     require_steps(recipe, count, smoke_steps is not None)
     require_space(run.path, estimate_space(recipe, "sft"))
-    recipe = ranks.run_first(partial(settle_model, recipe, run))
+    recipe = ranks.run_first(partial(fix_model, recipe, run))
     inputs = describe_inputs(recipe, run, rows_path)
     if smoke_steps is not None:
         folder, stage = run.file("smoke", "sft"), nullcontext({})

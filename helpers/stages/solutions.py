@@ -1,5 +1,7 @@
 """Worked solutions of several problem sets as rows for SFT.
 
+mix ─ write in one form ─ grade ─ drop too long ─ write
+
 For a base that solves next to nothing: its own samples hold nothing to learn
 from, the solutions that come with a problem set do. Each set's solutions are
 brought to one form (:mod:`helpers.problems.worked`), graded like any response,
@@ -22,18 +24,26 @@ from helpers.base import (
     Recipe,
     RunDir,
     SftRow,
+    open_stage,
     recipe_hash,
-    require_space,
     write_records,
 )
 from helpers.grading import grade_many
-from helpers.models import MARKS, render_prompt, settle_model
+from helpers.models import (
+    MARKS,
+    fix_model,
+    load_tokenizer,
+    model_path,
+    render_prompt,
+)
 from helpers.problems import (
     BadSolution,
     LoadReport,
     Mix,
     hash_problems,
+    is_local,
     load_mix,
+    load_problems,
     write_worked,
 )
 
@@ -42,34 +52,15 @@ STEPS = ("mixed", "worked", "graded", "length")
 SPACE_MB = 50
 
 
-@dataclass
-class Worked:
-    """The rows in training order, and one report a source.
-
-    ``reports`` count the rows of each source after ``STEPS``: taken from
-    the mix, holding a solution, right for the grader, short enough.
-    """
-
-    rows: list[SftRow] = field(default_factory=list)
-    reports: dict[str, LoadReport] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        width = max(len(name) for name in (*self.reports, "source"))
-        lines = [
-            "  ".join(["source".ljust(width), *(f"{s:>7}" for s in STEPS)])
-        ]
-        for name, report in self.reports.items():
-            cells = (f"{report.steps[step]:>7,}" for step in STEPS)
-            lines.append("  ".join([name.ljust(width), *cells]))
-        for name, report in self.reports.items():
-            lines += [f"{name}, {line}" for line in report.list_reasons()]
-        return "\n".join(lines)
-
-
 def run_solutions(
-    recipe: Recipe, run: RunDir, *, force: bool = False
+    recipe: Recipe, run: RunDir, *, force: bool = False, check: bool = False
 ) -> dict[str, Any]:
     """Write ``solutions.jsonl``, or load what was measured when it is there.
+
+    Args:
+        force: set the old rows aside and write them again.
+        check: refuse what can be refused now; load and write nothing. A
+            problem set that would come from the hub is not fetched.
 
     Returns:
         rows, tokens, and per source how many rows survive each step.
@@ -78,44 +69,30 @@ def run_solutions(
         LabError: the recipe names no solutions, its mark is not the one that
             the prompt template asks for, or a source was lost on the way.
     """
-    from helpers.models import load_tokenizer, model_path
-
-    config = recipe.solutions
-    if config is None:
+    if recipe.solutions is None:
         raise LabError(
             f"Recipe '{recipe.name}' trains on its own samples.",
             why="it has no section 'solutions'",
             fix="--set 'solutions.mix={pocket/train.jsonl: 500}'",
         )
     mark = choose_mark(recipe)
-    require_space(run.path, SPACE_MB)
+    if check:
+        _require_sets(recipe)
     # The prompts are in the form of the model that is trained on them.
-    recipe = settle_model(recipe, run)
-    inputs = describe_inputs(recipe)
-    if run.is_done(STAGE, inputs, force):
-        print(f"{STAGE}: done with these inputs, loaded.")
-        return run.metrics()[STAGE]
-    with run.stage(STAGE, inputs) as record:
-        mix = load_mix(
-            config.mix,
-            recipe.seed,
-            against=list_against(recipe),
-            cap=config.cap,
-            least=config.least,
-            masked=not config.templated,
-            words=not config.templated,
-        )
-        print(mix)
-        base = model_path(recipe, run, "base")
-        tokenizer = load_tokenizer(base, recipe.model.revision)
-        name = run.path.resolve().name
-        worked = write_rows(recipe, tokenizer, mix, mark, name)
-        print(worked)
-        require_sources(worked, mix, config.least)
-        write_records(run.file(OUTPUT), worked.rows)
-        metrics = summarise(worked, mix, mark, tokenizer)
-        record.update(outputs=[OUTPUT], metrics=metrics)
-    return metrics
+    recipe = fix_model(recipe, run, check)
+    with open_stage(
+        run,
+        STAGE,
+        describe_inputs(recipe),
+        outputs=[OUTPUT],
+        megabytes=SPACE_MB,
+        force=force,
+        check=check,
+    ) as stage:
+        if stage.is_needed:
+            rows, stage.metrics = make_rows(recipe, run, mark)
+            write_records(run.file(OUTPUT), rows)
+    return stage.metrics
 
 
 def choose_mark(recipe: Recipe) -> str:
@@ -138,6 +115,18 @@ def choose_mark(recipe: Recipe) -> str:
     return asked
 
 
+def _require_sets(recipe: Recipe) -> None:
+    """LabError for a set that is not there; none is fetched from the hub."""
+    for name in list_sets(recipe):
+        if is_local(name):
+            load_problems(name, 1)
+
+
+def list_sets(recipe: Recipe) -> tuple[str, ...]:
+    """The sources of the mix, and the sets it must not overlap with."""
+    return (*recipe.solutions.mix, *list_against(recipe))
+
+
 def list_against(recipe: Recipe) -> tuple[str, ...]:
     """Sets that no training row may overlap with."""
     if recipe.solutions.against is not None:
@@ -149,29 +138,73 @@ def describe_inputs(recipe: Recipe) -> dict[str, str]:
     """Hashes of all that the rows depend on."""
     template = recipe.data.prompt_template
     text = hashlib.sha256(TEMPLATES[template].encode()).hexdigest()[:16]
-    sets = (*recipe.solutions.mix, *list_against(recipe))
     return {
         "recipe": recipe_hash(recipe, "seed", "solutions"),
         "model": f"{recipe.model.id}@{recipe.model.revision}",
         "template": f"{template} {text}",
         "max_length": str(recipe.sft.max_length),
-        **{f"set {name}": hash_problems(name) for name in sets},
+        **{f"set {name}": hash_problems(name) for name in list_sets(recipe)},
     }
+
+
+def make_rows(
+    recipe: Recipe, run: RunDir, mark: str
+) -> tuple[list[SftRow], dict[str, Any]]:
+    """The rows in training order, and what was measured of them."""
+    config = recipe.solutions
+    # Step 1: draw from the sources, without what overlaps with a test set.
+    mix = load_mix(
+        config.mix,
+        recipe.seed,
+        against=list_against(recipe),
+        cap=config.cap,
+        least=config.least,
+        masked=not config.templated,
+        words=not config.templated,
+    )
+    print(mix)
+    # Step 2: one form, right for the grader, short enough.
+    base = model_path(recipe, run, "base")
+    tokenizer = load_tokenizer(base, recipe.model.revision)
+    worked = write_rows(recipe, tokenizer, mix, mark, run.path.resolve().name)
+    print(worked)
+    # Step 3: without one of its sources it would be another experiment.
+    require_sources(worked, mix, config.least)
+    return worked.rows, summarise(worked, mix, mark)
+
+
+@dataclass
+class Worked:
+    """The rows in training order with their tokens; one report a source.
+
+    ``reports`` count the rows of each source after ``STEPS``: taken from
+    the mix, holding a solution, right for the grader, short enough.
+    """
+
+    reports: dict[str, LoadReport]
+    rows: list[SftRow] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        width = max(len(name) for name in (*self.reports, "source"))
+        lines = [
+            "  ".join(["source".ljust(width), *(f"{s:>7}" for s in STEPS)])
+        ]
+        for name, report in self.reports.items():
+            cells = (f"{report.steps[step]:>7,}" for step in STEPS)
+            lines.append("  ".join([name.ljust(width), *cells]))
+        for name, report in self.reports.items():
+            lines += [f"{name}, {line}" for line in report.list_reasons()]
+        return "\n".join(lines)
 
 
 def write_rows(
     recipe: Recipe, tokenizer: Any, mix: Mix, mark: str, run_name: str
 ) -> Worked:
     """Problems of a mix as training rows; what is left out is counted."""
-    out = Worked()
-    for name, report in mix.reports.items():
-        out.reports[name] = LoadReport(
-            name,
-            asked=(report.asked or 0) - report.dropped["cap"].total(),
-            steps=dict.fromkeys(STEPS, 0),
-            dropped={step: Counter() for step in STEPS},
-        )
-    kept: list[tuple[Problem, str]] = []
+    out = Worked({name: _begin(name, r) for name, r in mix.reports.items()})
+    # Step 1: the solution of each problem in one form.
+    written: list[tuple[Problem, str]] = []
     for problem in mix.problems:
         report = out.reports[problem.source]
         report.steps["mixed"] += 1
@@ -181,10 +214,18 @@ def write_rows(
             report.drop("worked", str(error), problem.id)
             continue
         report.steps["worked"] += 1
-        kept.append((problem, text))
-    kept = keep_right(kept, out.reports)
-    rows = [
-        SftRow(
+        written.append((problem, text))
+    # Step 2: those that the grader finds right, as it judges responses.
+    golds = [problem.answer for problem, _ in written]
+    grades = grade_many([text for _, text in written], golds)
+    rows: list[SftRow] = []
+    for (problem, text), grade in zip(written, grades, strict=True):
+        report = out.reports[problem.source]
+        if not grade.correct:
+            report.drop("graded", "wrong for the grader", problem.id)
+            continue
+        report.steps["graded"] += 1
+        row = SftRow(
             prompt=write_prompt(recipe, tokenizer, problem),
             completion=text,
             problem_id=problem.id,
@@ -192,10 +233,29 @@ def write_rows(
             run=run_name,
             source=problem.source,
         )
-        for problem, text in kept
-    ]
-    out.rows = keep_short(rows, tokenizer, recipe.sft.max_length, out.reports)
+        rows.append(row)
+    # Step 3: those that the trainer would not cut, end token included.
+    most = recipe.sft.max_length
+    for row, size in zip(rows, count_tokens(tokenizer, rows), strict=True):
+        report = out.reports[row.source]
+        if size > most:
+            reason = f"over sft.max_length={most} tokens"
+            report.drop("length", reason, row.problem_id)
+            continue
+        report.steps["length"] += 1
+        out.rows.append(row)
+        out.sizes.append(size)
     return out
+
+
+def _begin(name: str, mixed: LoadReport) -> LoadReport:
+    """The report of a source that the mix has drawn from."""
+    return LoadReport(
+        name,
+        asked=(mixed.asked or 0) - mixed.dropped["cap"].total(),
+        steps=dict.fromkeys(STEPS, 0),
+        dropped={step: Counter() for step in STEPS},
+    )
 
 
 def write_prompt(recipe: Recipe, tokenizer: Any, problem: Problem) -> str:
@@ -204,41 +264,6 @@ def write_prompt(recipe: Recipe, tokenizer: Any, problem: Problem) -> str:
     if recipe.solutions.chat:
         return render_prompt(tokenizer, problem.problem, name)
     return TEMPLATES[name].replace("{problem}", problem.problem) + "\n"
-
-
-def keep_right(
-    kept: Sequence[tuple[Problem, str]], reports: dict[str, LoadReport]
-) -> list[tuple[Problem, str]]:
-    """Those whose text the grader finds right, as it judges responses."""
-    grades = grade_many([t for _, t in kept], [p.answer for p, _ in kept])
-    right = []
-    for (problem, text), grade in zip(kept, grades, strict=True):
-        report = reports[problem.source]
-        if grade.correct:
-            report.steps["graded"] += 1
-            right.append((problem, text))
-        else:
-            report.drop("graded", "wrong for the grader", problem.id)
-    return right
-
-
-def keep_short(
-    rows: Sequence[SftRow],
-    tokenizer: Any,
-    max_length: int,
-    reports: dict[str, LoadReport],
-) -> list[SftRow]:
-    """Rows that the trainer would not cut, end token included."""
-    kept = []
-    for row, size in zip(rows, count_tokens(tokenizer, rows), strict=True):
-        report = reports[row.source]
-        if size <= max_length:
-            report.steps["length"] += 1
-            kept.append(row)
-        else:
-            reason = f"over sft.max_length={max_length} tokens"
-            report.drop("length", reason, row.problem_id)
-    return kept
 
 
 def count_tokens(tokenizer: Any, rows: Sequence[SftRow]) -> list[int]:
@@ -265,15 +290,12 @@ def require_sources(worked: Worked, mix: Mix, least: float) -> None:
             )
 
 
-def summarise(
-    worked: Worked, mix: Mix, mark: str, tokenizer: Any
-) -> dict[str, Any]:
+def summarise(worked: Worked, mix: Mix, mark: str) -> dict[str, Any]:
     """What the stage measured."""
-    sizes = count_tokens(tokenizer, worked.rows)
     return {
         "rows": len(worked.rows),
-        "tokens": sum(sizes),
-        "longest": max(sizes),
+        "tokens": sum(worked.sizes),
+        "longest": max(worked.sizes),
         "mark": mark,
         "against": list(mix.against),
         "sources": {

@@ -844,7 +844,7 @@ pd.DataFrame(rows, columns=columns).set_index("arm")
 # - Each step from one arm to another, paired by problem
 
 # %%
-from helpers.experiments.seed_arms import compare_mixed
+from helpers.experiments.seeding import compare_mixed
 from helpers.results import format_p
 
 arms = list_arms()
@@ -885,7 +885,7 @@ pd.DataFrame(rows, columns=columns).set_index("step")
 # - The first words of sample 0, for some problems
 
 # %%
-from helpers.experiments.seed_arms import open_with
+from helpers.experiments.seeding import open_with
 
 seen = {
     scheme: [open_with(rows[0].response)

@@ -863,11 +863,11 @@ display(Markdown(
 # - It takes long, so it is recorded; exercise 2 runs a part of it
 
 # %%
-from helpers.experiments import dpo_rule
+from helpers.experiments import dpo_sweep
 
 sweep = read_json(DATA_DIR / "measured" / "pocket" / "dpo_sweep.json")
 sweep_note = plots.recorded_on(sweep["manifest"])
-rule = dpo_rule.StopRule(**sweep["rule"])
+rule = dpo_sweep.StopRule(**sweep["rule"])
 runs = {(r["learning_rate"], r["beta"], r["steps"]): r
         for r in sweep["rows"]}
 print(len(runs), "runs,", sweep_note)
@@ -882,9 +882,9 @@ groups = {}
 for (rate, _, _), r in sorted(runs.items()):
     dots = groups.setdefault(f"learning rate {rate:g}", [])
     changed = r["unmerged"]["won"] + r["unmerged"]["lost"]
-    dots.append((dpo_rule.project_nats(r, rule.step), changed))
+    dots.append((dpo_sweep.project_nats(r, rule.step), changed))
 figure = plots.plot_dpo_sweep(
-    groups, threshold=rule.nats, silent=dpo_rule.largest_silent(),
+    groups, threshold=rule.nats, silent=dpo_sweep.largest_silent(),
     title="The margin tells early what the evaluation will show",
     subtitle=f"margin over β seen at step {rule.step}; pocket, greedy",
     note=sweep_note,
@@ -904,7 +904,7 @@ def describe_run(r):
     """A row of the table: how far, how many answers, what bf16 keeps."""
     plain, stored = r["unmerged"], r["merged_bf16"]
     return {
-        "projected margin": f"{dpo_rule.project_nats(r, rule.step):.2g}",
+        "projected margin": f"{dpo_sweep.project_nats(r, rule.step):.2g}",
         "KL a token": f"{r['kl_per_token']:.1g}",
         "won − lost": f"{plain['won']} − {plain['lost']}",
         "p": format_p(plain["p_value"]),
@@ -927,7 +927,7 @@ def say_run(label, rate, beta, steps):
     """One line: what dev showed of a setting."""
     r = runs[rate, beta, steps]
     plain = r["unmerged"]
-    verdict = ("a no-op" if dpo_rule.is_noop(r) else
+    verdict = ("a no-op" if dpo_sweep.is_noop(r) else
                format_p(plain["p_value"]))
     return (f"- {label} ({rate:g}, β {beta:g}, {steps} steps): won "
             f"{plain['won']}, lost {plain['lost']} of {r['n']}: {verdict}")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from helpers.base import LabError, list_recipes, load_recipe, recipe_hash
-from helpers.models.ladder import Rung, apply_rung
+from helpers.models.ladder import LadderStep, apply_step
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -72,8 +72,8 @@ def test_the_notebooks_find_the_published_dpo_settings(name):
 
 def test_a_smaller_model_brings_its_own_commit():
     recipe = load_recipe("t4-7b")
-    rung = Rung("float16", "nf4", model=recipe.model.smaller)
-    changed = apply_rung(recipe, rung).model
+    step = LadderStep("float16", "nf4", model=recipe.model.smaller)
+    changed = apply_step(recipe, step).model
     assert changed.revision == load_recipe("t4").model.revision
 
 

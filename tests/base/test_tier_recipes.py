@@ -321,7 +321,7 @@ def test_published_grpo_experiments(number):
     )
     assert batch.is_exact and batch.accumulation == fact["accumulation"]
     found = plan(recipe)
-    assert found.steps["GRPO"].count.total == grpo.max_steps
+    assert found.workload.unplanned == ("GRPO",)  # no stage yet
     text = (RECIPE_DIR / f"{recipe.name}.yaml").read_text("utf-8")
     assert f"of step\n# {row['step']} was reported" in text
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from helpers.base import LabError
-from helpers.experiments.dpo_rule import (
+from helpers.experiments.dpo_sweep import (
     StopRule,
     check_rule,
     derive_rule,

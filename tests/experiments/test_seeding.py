@@ -6,18 +6,20 @@ from random import Random
 import pytest
 
 from helpers.base import Completion, LabError, read_records
-from helpers.experiments import seed_arms
+from helpers.experiments import seeding
+from helpers.grading import GradedCompletion
 from helpers.sampling import SampleRequest, derive_seed
 
 
 def make_row(problem, sample, response, correct=False):
-    return Completion(
+    return GradedCompletion(
         problem_id=problem,
         sample=sample,
         prompt=f"{problem}?",
         response=response,
         extracted=None,
         correct=correct,
+        reason="",
         finish_reason="stop",
         tokens=3,
         mean_logprob=-1.0,
@@ -35,15 +37,15 @@ REQUESTS = [make_request(f"p{i}", j) for i in range(5) for j in range(4)]
 
 
 def test_the_schemes_give_the_seeds_they_promise():
-    one = list(seed_arms.reseed(REQUESTS, "one seed", 42))
-    number = list(seed_arms.reseed(REQUESTS, "seed + number", 42))
-    own = list(seed_arms.reseed(REQUESTS, "own seeds", 42))
+    one = list(seeding.reseed(REQUESTS, "one seed", 42))
+    number = list(seeding.reseed(REQUESTS, "seed + number", 42))
+    own = list(seeding.reseed(REQUESTS, "own seeds", 42))
     assert {r.seed for r in one} == {42}
     assert all(r.seed == 42 + r.sample for r in number)
     assert own == REQUESTS
     assert len({r.seed for r in own}) == len(REQUESTS)
     with pytest.raises(ValueError, match="no seed scheme"):
-        list(seed_arms.reseed(REQUESTS, "none", 42))
+        list(seeding.reseed(REQUESTS, "none", 42))
 
 
 def count_openings(groups):
@@ -54,7 +56,7 @@ def count_openings(groups):
         if a.problem_id == b.problem_id:
             continue
         cell = tally[a.sample == b.sample]
-        cell[0] += seed_arms.open_with(a.response) == seed_arms.open_with(
+        cell[0] += seeding.open_with(a.response) == seeding.open_with(
             b.response
         )
         cell[1] += 1
@@ -70,7 +72,7 @@ def test_shared_openings_against_counting_all_pairs():
         ]
         for i in range(6)
     ]
-    assert seed_arms.share_openings(groups) == pytest.approx(
+    assert seeding.share_openings(groups) == pytest.approx(
         count_openings(groups)
     )
 
@@ -80,7 +82,7 @@ def test_an_arm_of_copies_and_an_arm_of_different_texts():
         f"p{i}": [make_row(f"p{i}", j, "same", i > 0) for j in range(4)]
         for i in range(3)
     }
-    report = seed_arms.measure_arm(copies, seed=1)
+    report = seeding.measure_arm(copies, seed=1)
     assert report.distinct.value == report.distinct.high == 0.25
     assert (report.mixed.k, report.pairs.k) == (0, 0)
     assert (report.right, report.samples) == (8, 12)
@@ -89,20 +91,18 @@ def test_an_arm_of_copies_and_an_arm_of_different_texts():
         f"p{i}": [make_row(f"p{i}", j, f"{i} {j}", j < 2) for j in range(4)]
         for i in range(3)
     }
-    report = seed_arms.measure_arm(different, seed=1)
+    report = seeding.measure_arm(different, seed=1)
     assert report.distinct.value == 1
     assert (report.mixed.k, report.pairs.k) == (3, 3)
-    compared = seed_arms.compare_mixed(copies, different)
+    compared = seeding.compare_mixed(copies, different)
     assert (compared.only_after, compared.only_before) == (3, 0)
     with pytest.raises(ValueError, match="two problems"):
-        seed_arms.measure_arm({"p0": copies["p0"]}, seed=1)
+        seeding.measure_arm({"p0": copies["p0"]}, seed=1)
 
 
 @pytest.mark.slow
 def test_the_experiment_on_a_model(tiny_recipe, run):
     """All arms, their files, resuming, and what a shared stream does."""
-    from helpers.cli.sampling import seeding
-
     metrics = seeding.run_seeding(tiny_recipe, run, problems=8)
     assert len(metrics) == 6
     n = tiny_recipe.sampling.n
@@ -136,8 +136,6 @@ def read_texts(path):
 
 
 def test_bad_settings_are_refused_before_a_model_loads(tiny_recipe, run):
-    from helpers.cli.sampling import seeding
-
     with pytest.raises(LabError, match="problems were asked for"):
         seeding.run_seeding(tiny_recipe, run, problems=10**6)
     one = tiny_recipe.model_copy(

@@ -5,14 +5,9 @@ from __future__ import annotations
 import pytest
 
 from helpers.base import LabError, read_json
-from helpers.models import (
-    device_memory,
-    is_out_of_memory,
-    ladder,
-    settle_model,
-)
+from helpers.models import fix_model, is_out_of_memory, ladder
 from helpers.models import load as models
-from helpers.models.ladder import Rung, list_rungs, walk_ladder
+from helpers.models.ladder import LadderStep, list_steps, walk_ladder
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -46,9 +41,9 @@ def laddered(recipe, **values):
     return change(recipe, ladder=True, **values)
 
 
-def names(rungs):
-    """The rungs as they are printed."""
-    return [str(rung) for rung in rungs]
+def names(steps):
+    """The steps as they are printed."""
+    return [str(step) for step in steps]
 
 
 NF4 = "nf4, double quantization"
@@ -56,42 +51,42 @@ OUTSIDE = f"{NF4}, part of it outside the device"
 ON_DISK = "bfloat16, part of it outside the device"
 
 
-def test_the_rungs_go_down(tiny_recipe):
+def test_the_steps_go_down(tiny_recipe):
     recipe = laddered(tiny_recipe, dtype="bfloat16", smaller="a/b")
-    found = names(list_rungs(recipe, base=True, training=False, device="cuda"))
+    found = names(list_steps(recipe, base=True, training=False, device="cuda"))
     small = ["a/b in bfloat16", f"a/b in {NF4}"]
     assert found == ["bfloat16", "int8", NF4, OUTSIDE, *small]
     # outside of the machine's memory is the disk: nothing is quantized
-    found = names(list_rungs(recipe, base=False, training=False, device="cpu"))
+    found = names(list_steps(recipe, base=False, training=False, device="cpu"))
     assert found == ["bfloat16", "int8", NF4, ON_DISK]
     # accelerate refuses to train what lies outside the device
-    found = names(list_rungs(recipe, base=True, training=True, device="cuda"))
+    found = names(list_steps(recipe, base=True, training=True, device="cuda"))
     assert found == ["bfloat16", "int8", NF4, *small]
     # a merged model has no substitute
-    found = names(list_rungs(recipe, base=False, training=True, device="cuda"))
+    found = names(list_steps(recipe, base=False, training=True, device="cuda"))
     assert found == ["bfloat16", "int8", NF4]
 
 
 def test_the_walk_starts_where_the_recipe_says(tiny_recipe):
     recipe = laddered(tiny_recipe, quantization="nf4", smaller="a/b")
-    found = names(list_rungs(recipe, base=True, training=False, device="cuda"))
+    found = names(list_steps(recipe, base=True, training=False, device="cuda"))
     assert found == [NF4, OUTSIDE, f"a/b in {NF4}"]
     eight = change(recipe, merged_quantization="int8")
-    found = names(list_rungs(eight, base=False, training=True, device="cuda"))
+    found = names(list_steps(eight, base=False, training=True, device="cuda"))
     assert found == ["int8", NF4]
     alone = change(recipe, ladder=None)
     assert names(
-        list_rungs(alone, base=True, training=False, device="cuda")
+        list_steps(alone, base=True, training=False, device="cuda")
     ) == [NF4]
     assert names(
-        list_rungs(alone, base=False, training=False, device="cuda")
+        list_steps(alone, base=False, training=False, device="cuda")
     ) == ["float32"]
 
 
 def test_vllm_has_no_8_bits(tiny_recipe):
     recipe = change(laddered(tiny_recipe), "engine", name="vllm")
     assert names(
-        list_rungs(recipe, base=True, training=True, device="cuda")
+        list_steps(recipe, base=True, training=True, device="cuda")
     ) == [
         "float32",
         NF4,
@@ -99,10 +94,12 @@ def test_vllm_has_no_8_bits(tiny_recipe):
 
 
 def test_what_is_merged_goes_down_with_its_base(tiny_recipe):
-    fell = ladder.apply_rung(laddered(tiny_recipe), Rung("float32", "nf4"))
+    fell = ladder.apply_step(
+        laddered(tiny_recipe), LadderStep("float32", "nf4")
+    )
     assert fell.model.merged_quantization == "nf4"
     nf4 = laddered(tiny_recipe, quantization="nf4")
-    stayed = ladder.apply_rung(nf4, Rung("float32", "nf4"))
+    stayed = ladder.apply_step(nf4, LadderStep("float32", "nf4"))
     assert stayed.model.merged_quantization is None
 
 
@@ -123,44 +120,44 @@ def test_a_real_refusal_of_the_allocator_is_out_of_memory():
 def test_any_other_error_is_raised_at_once(error):
     tried = []
 
-    def load(rung):
-        tried.append(rung)
+    def load(step):
+        tried.append(step)
         raise error
 
-    rungs = [Rung("float16"), Rung("float16", "nf4")]
+    steps = [LadderStep("float16"), LadderStep("float16", "nf4")]
     with pytest.raises(type(error)):
-        walk_ladder(rungs, load)
-    assert tried == rungs[:1]
+        walk_ladder(steps, load)
+    assert tried == steps[:1]
     assert not is_out_of_memory(error)
 
 
 @pytest.mark.parametrize("falls", range(6))
-def test_each_rung_can_fail(tiny_recipe, falls, capsys):
-    """Out of memory is injected on the first rungs, one more each time."""
+def test_each_step_can_fail(tiny_recipe, falls, capsys):
+    """Out of memory is injected on the first steps, one more each time."""
     recipe = laddered(tiny_recipe, dtype="float16", smaller="a/b")
-    rungs = list_rungs(recipe, base=True, training=False, device="cuda")
+    steps = list_steps(recipe, base=True, training=False, device="cuda")
     tried = []
 
-    def load(rung):
-        tried.append(rung)
+    def load(step):
+        tried.append(step)
         if len(tried) <= falls:
             raise RuntimeError(WORDS[(len(tried) - 1) % len(WORDS)])
-        return str(rung)
+        return str(step)
 
-    if falls == len(rungs):
+    if falls == len(steps):
         with pytest.raises(ladder.DoesNotFit) as caught:
-            walk_ladder(rungs, load)
-        for name in names(rungs):
+            walk_ladder(steps, load)
+        for name in names(steps):
             assert f"{name}: out of memory after" in caught.value.why
         return
-    way = walk_ladder(rungs, load)
-    assert way.loaded == str(rungs[falls]) and way.rung == rungs[falls]
-    assert tried == rungs[: falls + 1]
+    way = walk_ladder(steps, load)
+    assert way.loaded == str(steps[falls]) and way.step == steps[falls]
+    assert tried == steps[: falls + 1]
     assert [bool(a.error) for a in way.attempts] == [True] * falls + [False]
     said = capsys.readouterr().out.splitlines()
     assert len(said) == falls + 1
-    for line, rung in zip(said, tried, strict=True):
-        assert line.startswith(f"memory ladder: {rung}: ")
+    for line, step in zip(said, tried, strict=True):
+        assert line.startswith(f"memory ladder: {step}: ")
     assert "holds (" in said[-1] and "GiB" in said[-1]
     if falls:
         assert "out of memory after" in said[0]
@@ -176,7 +173,7 @@ def test_what_failed_is_let_go_before_the_next_try():
     class Weights:
         """Something large."""
 
-    def load(rung):
+    def load(step):
         if held:
             assert held[0]() is None, "the first try is still in memory"
             return "small"
@@ -184,21 +181,21 @@ def test_what_failed_is_let_go_before_the_next_try():
         held.append(weakref.ref(large))
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    rungs = [Rung("float16"), Rung("float16", "int8")]
-    assert walk_ladder(rungs, load).loaded == "small"
+    steps = [LadderStep("float16"), LadderStep("float16", "int8")]
+    assert walk_ladder(steps, load).loaded == "small"
 
 
 def fail_above(monkeypatch, kinds, *, offload=True):
     """Out of memory on these kinds of quantization, with offloading too."""
-    real = models.load_rung
+    real = models.load_step
 
-    def load(recipe, path, rung, device):
-        fails = rung.quantization in kinds and (offload or not rung.offload)
-        if fails and not rung.model:
+    def load(recipe, path, step, device):
+        fails = step.quantization in kinds and (offload or not step.offload)
+        if fails and not step.model:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried it.")
-        return real(recipe, path, rung, device)
+        return real(recipe, path, step, device)
 
-    monkeypatch.setattr(models, "load_rung", load)
+    monkeypatch.setattr(models, "load_step", load)
 
 
 def test_load_model_goes_down_for_real(tiny_recipe, monkeypatch, capsys):
@@ -236,8 +233,8 @@ def test_out_of_memory_while_quantizing_goes_down(tiny_recipe, monkeypatch):
     error = torch.OutOfMemoryError("CUDA out of memory. Tried 20 MiB.")
     break_quantization(monkeypatch, error, ["8bit"])
     recipe = laddered(tiny_recipe, quantization="int8")
-    way = models.climb(recipe, training=True)
-    assert way.rung.quantization == "nf4"
+    way = models.load_down_the_ladder(recipe, training=True)
+    assert way.step.quantization == "nf4"
     assert [a.error for a in way.attempts] == ["CUDA out of memory", ""]
 
 
@@ -285,16 +282,14 @@ def test_training_room_is_asked_for_when_all_weights_are_there(
 def test_what_does_not_fit_is_left_on_the_disk(
     tiny_recipe, tiny_model_dir, monkeypatch, capsys
 ):
-    """The rung before the last holds, and answers as the whole model does."""
+    """The step before the last holds, and answers as the whole model does."""
     pytest.importorskip("bitsandbytes")
     whole, tokenizer = models.load_model(tiny_recipe)
-    monkeypatch.setattr(
-        device_memory, "measure_free_memory", lambda device: 120_000
-    )
+    monkeypatch.setattr(ladder, "measure_free_memory", lambda device: 120_000)
     fail_above(monkeypatch, {None, "int8", "nf4"}, offload=False)
-    way = models.climb(laddered(tiny_recipe, smaller="no/such"))
+    way = models.load_down_the_ladder(laddered(tiny_recipe, smaller="no/such"))
     model, _ = way.loaded
-    assert way.rung.offload and len(way.attempts) == 4
+    assert way.step.offload and len(way.attempts) == 4
     places = set(model.hf_device_map.values())
     assert places == {"cpu", "disk"}
     on_disk = [p for p in model.parameters() if p.device.type == "meta"]
@@ -306,7 +301,7 @@ def test_what_does_not_fit_is_left_on_the_disk(
     assert "outside the device: holds" in capsys.readouterr().out
 
 
-def test_the_last_rung_is_a_smaller_model(
+def test_the_last_step_is_a_smaller_model(
     tiny_recipe, tiny_model_dir, tmp_path, monkeypatch
 ):
     import shutil
@@ -315,22 +310,22 @@ def test_the_last_rung_is_a_smaller_model(
     shutil.copytree(tiny_model_dir, small)
     fail_above(monkeypatch, {None, "int8", "nf4"})
     recipe = laddered(tiny_recipe, smaller=str(small), revision="abc")
-    way = models.climb(recipe)
-    assert way.rung.model == str(small)
+    way = models.load_down_the_ladder(recipe)
+    assert way.step.model == str(small)
     assert not way.loaded[0].training
     assert len(way.attempts) == 5
-    settled = ladder.apply_rung(recipe, way.rung)
-    assert settled.model.id == str(small)
-    assert settled.model.revision is None and not settled.model.ladder
+    fixed = ladder.apply_step(recipe, way.step)
+    assert fixed.model.id == str(small)
+    assert fixed.model.revision is None and not fixed.model.ladder
 
 
-def test_a_run_settles_once_and_keeps_it(
+def test_a_run_fixes_its_model_once_and_keeps_it(
     tiny_recipe, run, monkeypatch, capsys
 ):
     pytest.importorskip("bitsandbytes")
     with monkeypatch.context() as patch:
         fail_above(patch, {None})
-        first = settle_model(laddered(tiny_recipe), run)
+        first = fix_model(laddered(tiny_recipe), run)
     assert first.model.quantization == "int8" and not first.model.ladder
     stored = read_json(run.file("model.json"))
     assert [a["error"] for a in stored["attempts"]] == [
@@ -339,58 +334,56 @@ def test_a_run_settles_once_and_keeps_it(
     ]
     assert stored["asked"]["ladder"] is True
     # There is memory for more now, but the run stays what it is.
-    monkeypatch.delattr(models, "climb")
-    assert settle_model(laddered(tiny_recipe), run) == first
-    assert "settled for this run: int8" in capsys.readouterr().out
+    monkeypatch.delattr(models, "load_down_the_ladder")
+    assert fix_model(laddered(tiny_recipe), run) == first
+    assert "fixed for this run: int8" in capsys.readouterr().out
     other = laddered(tiny_recipe, smaller="a/b")
     with pytest.raises(LabError, match="other settings"):
-        settle_model(other, run)
+        fix_model(other, run)
 
 
-def test_a_stage_says_which_rung_it_stood_on(tiny_recipe, run):
+def test_a_stage_says_which_step_it_stood_on(tiny_recipe, run):
     recipe = laddered(tiny_recipe)
-    settled = settle_model(recipe, run)
-    assert settled.model.quantization is None
+    fixed = fix_model(recipe, run)
+    assert fixed.model.quantization is None
     with run.stage("x", {}) as record:
         record["outputs"] = []
     assert read_json(run.file("stages", "x.json"))["model"]["dtype"]
 
 
 def test_a_fixed_recipe_is_left_alone(tiny_recipe, run):
-    assert settle_model(tiny_recipe, run) is tiny_recipe
+    assert fix_model(tiny_recipe, run) is tiny_recipe
     assert not run.file("model.json").exists()
 
 
-def test_auto_precision_is_settled_too(tiny_recipe, run, monkeypatch):
+def test_auto_precision_is_fixed_too(tiny_recipe, run, monkeypatch):
     recipe = change(tiny_recipe, dtype="auto")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    first = settle_model(recipe, run)
+    first = fix_model(recipe, run)
     assert first.model.dtype == "bfloat16"
     assert "bf16 instructions" in first.model.dtype_reason
     # Half-way the run moves to a machine without them.
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", bool)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", bool)
-    assert settle_model(recipe, run) == first
+    assert fix_model(recipe, run) == first
 
 
 def test_several_processes_walk_no_ladder(tiny_recipe, run, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(LabError, match="one process"):
-        settle_model(laddered(tiny_recipe), run)
+        fix_model(laddered(tiny_recipe), run)
     assert not run.file("model.json").exists()
 
 
 def test_layers_are_divided_when_not_all_fit(tiny_model_dir, monkeypatch):
     def divide():
-        rung = Rung("float16", "nf4", offload=True)
-        return device_memory.map_layers(tiny_model_dir, None, "cpu", rung)
+        step = LadderStep("float16", "nf4", offload=True)
+        return ladder.map_layers(tiny_model_dir, None, "cpu", step)
 
     place = divide()
     assert set(place.values()) == {"cpu"}
     # Room for the embeddings and one of the two layers.
-    monkeypatch.setattr(
-        device_memory, "measure_free_memory", lambda device: 46_000
-    )
+    monkeypatch.setattr(ladder, "measure_free_memory", lambda device: 46_000)
     place = divide()
     assert place["model.embed_tokens"] == "cpu"
     assert "disk" in place.values()
@@ -398,9 +391,8 @@ def test_layers_are_divided_when_not_all_fit(tiny_model_dir, monkeypatch):
 
 def test_training_room_is_the_planners(tiny_recipe):
     from helpers.base import load_recipe
-    from helpers.models.device_memory import measure_training_room
 
-    room = measure_training_room(load_recipe("t4"), base=True) / 2**30
+    room = ladder.measure_training_room(load_recipe("t4"), base=True) / 2**30
     assert 1 < room < 5
     unknown = change(tiny_recipe, id="no/such-model")
-    assert measure_training_room(unknown, base=True) == 0
+    assert ladder.measure_training_room(unknown, base=True) == 0

@@ -14,7 +14,7 @@ from helpers.models import (
     pick_device,
     resolve_dtype,
 )
-from helpers.models.precision import (
+from helpers.models.load import (
     choose_dtype,
     explain_precision,
     make_quantization,

@@ -15,7 +15,7 @@ from training_rows import save_adapter, write_pairs, write_sft_rows
 
 from helpers.base import LabError, RunDir, load_recipe, read_json
 from helpers.models import find_base, load_model, measure_fp32, widen_adapter
-from helpers.models.precision import is_quantized
+from helpers.models.load import is_quantized
 from helpers.planner import find_shape
 from helpers.planner.workload import count_weight_bytes
 from helpers.stages import dpo, evaluate, merge, merge_base, sft
@@ -256,13 +256,12 @@ def test_another_error_of_the_unpacking_is_no_lack_of_memory(
 
 
 def test_room_is_that_of_the_container(monkeypatch):
-    from helpers import machine
-    from helpers.models import device_memory
+    from helpers.models import ladder
 
-    monkeypatch.setattr(machine, "read_container_limit", lambda: 100)
-    assert device_memory.measure_cpu_room() == 100
-    monkeypatch.setattr(machine, "read_container_limit", lambda: None)
-    assert device_memory.measure_cpu_room() > 100
+    monkeypatch.setattr(ladder, "read_container_limit", lambda: 100)
+    assert ladder.measure_cpu_room() == 100
+    monkeypatch.setattr(ladder, "read_container_limit", lambda: None)
+    assert ladder.measure_cpu_room() > 100
 
 
 def read_storage(weight):

@@ -257,14 +257,23 @@ def test_the_file_is_held_against_the_packages_record(
 
 @needs_packages
 def test_a_second_process_waits_and_gives_up(monkeypatch, tmp_path, capsys):
+    from filelock import FileLock
+
     monkeypatch.setattr(smol, "WAIT_SECONDS", 0.1)
-    again = smol.hold_lock(tmp_path / "model")
-    held = smol.hold_lock(tmp_path / "model")
-    with held, pytest.raises(LabError, match="Another process"), again:
-        pytest.fail("two processes hold the lock")
+    monkeypatch.setenv("MATHSLM_MODEL_DIR", str(tmp_path))
+    monkeypatch.setattr(
+        smol, "replace_folder", lambda *a: pytest.fail("two at once")
+    )
+    with (
+        FileLock(tmp_path / f".{smol.SMOL_ID}.lock"),
+        pytest.raises(LabError, match="Another process"),
+    ):
+        smol.ensure_smol()
     assert "waiting" in capsys.readouterr().out
-    with smol.hold_lock(tmp_path / "model"):
-        capsys.readouterr()
+    made = []
+    monkeypatch.setattr(smol, "replace_folder", lambda *a: made.append(a))
+    smol.ensure_smol()
+    assert made and capsys.readouterr().out == ""
 
 
 # --- the model itself ----------------------------------------------------

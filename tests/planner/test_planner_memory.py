@@ -13,10 +13,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
-from helpers.base import LORA_MODULES
+from helpers.base import LORA_MODULES, LoraSettings
 from helpers.planner import TrainJob, estimate_training, find_shape, read_shape
 from helpers.planner.memory import layer_bytes_per_token
-from helpers.planner.workload import Lora, Workload
+from helpers.planner.workload import Workload
 
 SIZES = {
     "small": (256, 4, 2, 704),
@@ -79,7 +79,7 @@ def count_saved_bytes(model, tokens, dtype):
 )
 def test_saved_tensors_of_a_layer(sizes, dropout, dtype, targets):
     """One more layer saves what the planner says, within 5 %."""
-    lora = Lora(r=8, dropout=dropout, target_modules=targets)
+    lora = LoraSettings(r=8, dropout=dropout, target_modules=targets)
     tokens, found = 512, []
     for layers in (2, 3):
         kind = getattr(torch, dtype)
@@ -143,8 +143,14 @@ def measure_peak(shape, job, dtype):
     [
         (POCKET, "float32", "sft", 16, 320, 0.05, False),
         (POCKET, "float32", "dpo", 16, 320, 0.0, False),
-        (SMOL, "bfloat16", "sft", 4, 256, 0.05, True),
-        (SMOL, "bfloat16", "sft", 2, 256, 0.05, False),
+        pytest.param(
+            *(SMOL, "bfloat16", "sft", 4, 256, 0.05, True),
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            *(SMOL, "bfloat16", "sft", 2, 256, 0.05, False),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_peak_of_a_real_run(
@@ -159,7 +165,7 @@ def test_peak_of_a_real_run(
         rows,
         length,
         length,
-        lora=Lora(16, dropout),
+        lora=LoraSettings(r=16, dropout=dropout),
         gradient_checkpointing=checkpointing,
     )
     said = estimate_training(Workload("t", shape, (job,), dtype=dtype), job)

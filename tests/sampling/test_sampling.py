@@ -428,9 +428,9 @@ def test_too_long_and_empty_ones_are_rows_counted_and_never_harvested(
     metrics = measure_samples(groups, found)
     assert metrics["too_long"] == {"k": 4, "n": 60, "p": 4 / 60}
     assert metrics["empty"]["k"] == 1
-    texts = [x for p in found.pairs for x in (p.chosen, p.rejected)]
-    assert all([*texts, *(r.completion for r in found.sft)])
-    assert "p0" not in {r.problem_id for r in found.sft}
+    texts = [x for p in found.iter_pairs() for x in (p.chosen, p.rejected)]
+    assert all([*texts, *(r.completion for r in found.iter_sft())])
+    assert "p0" not in {r.problem_id for r in found.iter_sft()}
     assert distinct_fraction({"p0": long}) == 1.0  # nothing was drawn
     say_unusable("distill", 4, 1, 60)
     said = capsys.readouterr().out
@@ -455,8 +455,12 @@ def test_small_forms_harvest_as_whole_rows_do(tmp_path):
             harvest_pairs(x, pick=pick, seed=3, run_name="r")
             for x in (whole, small)
         ]
-        assert got[0].sft == got[1].sft and got[0].sft
-        assert got[0].pairs == got[1].pairs and got[0].pairs
+        sft, pairs = (
+            [list(getattr(harvest, name)()) for harvest in got]
+            for name in ("iter_sft", "iter_pairs")
+        )
+        assert sft[0] == sft[1] and sft[0]
+        assert pairs[0] == pairs[1] and pairs[0]
         assert measure_samples(whole, got[0]) == measure_samples(small, got[1])
     assert distinct_fraction(whole) == distinct_fraction(small)
     assert make_sample(graded[0]).answered

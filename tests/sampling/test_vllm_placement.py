@@ -31,13 +31,13 @@ def cards(tmp_path, monkeypatch):
 
     def put(count, gib=80.0, used_mib=100):
         rows = {
-            "memory.total": gib * 1024,
+            "compute_cap": f"NVIDIA H100, {gib * 1024:.0f}, 9.0",
             "memory.used": used_mib,
         }
         lines = ["#!/bin/sh"]
         for field, value in rows.items():
             text = "\\n".join(
-                f"{i}, GPU-{i}{i}{i}, {value:.0f}" for i in range(count)
+                f"{i}, GPU-{i}{i}{i}, {value}" for i in range(count)
             )
             lines.append(f"case $1 in *{field}) printf '{text}\\n';; esac")
         path = tmp_path / "nvidia-smi"
@@ -99,7 +99,7 @@ def test_only_visible_cards_are_used(cards, monkeypatch):
     cards(4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-111")
     found = find_gpus(make_recipe())
-    assert [gpu.name for gpu in found] == ["3", "GPU-111"]
+    assert [gpu.id for gpu in found] == ["3", "GPU-111"]
     assert [gpu.memory_gib for gpu in found] == [80, 80]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert find_gpus(make_recipe()) == []

@@ -12,7 +12,8 @@ from helpers.base import (
     read_records,
     write_records,
 )
-from helpers.results import stats
+from helpers.grading import GradedCompletion
+from helpers.results import proportion
 from helpers.stages import (
     distinct_fraction,
     harvest_pairs,
@@ -34,12 +35,13 @@ def make_row(problem, sample, correct, tokens=5, finish="stop", **more):
         "response": f"{word} {sample}",
         "extracted": "1",
         "correct": correct,
+        "reason": "",
         "finish_reason": finish,
         "tokens": tokens,
         "mean_logprob": -0.1 * tokens,
         "seed": sample,
     }
-    return Completion(**row | more)
+    return GradedCompletion(**row | more)
 
 
 def make_samples():
@@ -66,25 +68,26 @@ def harvest(samples, pick="first", seed=0):
 
 def test_one_right_row_a_problem_and_a_pair_where_mixed():
     got = harvest(make_samples())
-    assert [(r.problem_id, r.sample) for r in got.sft] == [
+    rows = list(got.iter_sft())
+    assert [(r.problem_id, r.sample) for r in rows] == [
         ("full", 0),
         ("mixed", 1),
     ]
-    (pair,) = got.pairs
+    (pair,) = got.iter_pairs()
     assert (pair.chosen, pair.rejected) == ("right 1", "wrong 0")
     assert (pair.chosen_sample, pair.rejected_sample) == (1, 0)
     assert (pair.prompt, pair.run) == ("prompt of mixed", "here")
-    assert {row.run for row in got.sft} == {"here"}
+    assert {row.run for row in rows} == {"here"}
     assert (got.rows_cut, got.pairs_cut) == (1, 1)
 
 
 def test_shortest_and_random_picks():
     samples = make_samples()
     short = harvest(samples, "shortest")
-    assert [row.sample for row in short.sft] == [2, 2]
-    drawn = {harvest(samples, "random", s).sft[0].sample for s in range(20)}
+    assert [row.sample for row in short.iter_sft()] == [2, 2]
+    drawn = {harvest(samples, "random", s).kept[0].sample for s in range(20)}
     assert drawn == {0, 1, 2}
-    again = [harvest(samples, "random", 3).sft for _ in range(2)]
+    again = [list(harvest(samples, "random", 3).iter_sft()) for _ in range(2)]
     assert again[0] == again[1]
 
 
@@ -95,7 +98,7 @@ def test_a_prompt_is_used_once():
     ]
     got = harvest(samples)
     assert got.repeated == 1
-    prompts = [row.prompt for row in got.sft]
+    prompts = [row.prompt for row in got.iter_sft()]
     assert len(prompts) == len(set(prompts)) == 2
 
 
@@ -106,7 +109,7 @@ def test_chosen_and_rejected_always_differ():
             make_row("p", 1, False, response="x"),
         ]
     }
-    assert harvest(same).pairs == []
+    assert harvest(same).matched == []
 
 
 def test_measures_are_counts_over_the_right_units():
@@ -115,7 +118,7 @@ def test_measures_are_counts_over_the_right_units():
     assert (got["problems"], got["samples"]) == (4, 12)
     assert (got["solve_rate"]["k"], got["solve_rate"]["n"]) == (6, 12)
     assert (got["pass@1"]["k"], got["pass@1"]["n"]) == (2, 4)
-    assert got["pass@3"]["text"] == str(stats.proportion(3, 4))
+    assert got["pass@3"]["text"] == str(proportion(3, 4))
     assert got["mixed"]["k"] == 2
     assert got["truncated"]["k"] == got["no_answer"]["k"] == 1
     assert got["distinct_fraction"] == 1.0
@@ -168,8 +171,7 @@ def read_samples(run):
 def as_dict(rows):
     """Everything but the last bits of a mean that depends on the batch."""
     return {
-        (r.problem_id, r.sample): (r.response, r.correct, r.tokens, r.seed)
-        for r in rows
+        (r.problem_id, r.sample): (r.response, r.tokens, r.seed) for r in rows
     }
 
 
@@ -184,6 +186,7 @@ def test_a_run_writes_every_sample_once_and_is_then_loaded(
     assert metrics["tokens"] == sum(row.tokens for row in rows)
     assert all(row.prompt.endswith("<|assistant|>") for row in rows)
     assert len({row.seed for row in rows}) == 18
+    assert all(row.gold and not row.model_extra for row in rows)
     read_records(run.file("sft.jsonl"), SftRow)
     read_records(run.file("pairs.jsonl"), PairRow)
     before = run.file("samples", "distill.jsonl").read_bytes()
@@ -322,10 +325,35 @@ def test_smoke_steps_stay_in_their_own_folder(tiny_recipe, run):
     assert len(read_samples(run)) == 18
 
 
-def test_more_problems_than_the_set_holds_are_refused(tiny_recipe, run):
+@pytest.mark.parametrize("check", [False, True])
+def test_more_problems_than_the_set_holds_are_refused(tiny_recipe, run, check):
     many = change(tiny_recipe, data={"n_problems": 13})
     with pytest.raises(LabError, match="holds 12 problems"):
-        distill.run_distill(many, run)
+        distill.run_distill(many, run, check=check)
+
+
+def test_a_check_refuses_and_writes_nothing(tiny_recipe, run, monkeypatch):
+    real = distill.open_engine
+    monkeypatch.delattr(distill, "open_engine")
+    before = sorted(run.path.rglob("*"))
+    assert distill.run_distill(tiny_recipe, run, check=True) == {}
+    assert (
+        distill.run_distill(tiny_recipe, run, check=True, smoke_steps=2) == {}
+    )
+    assert sorted(run.path.rglob("*")) == before
+    monkeypatch.setattr(distill, "open_engine", real, raising=False)
+    metrics = distill.run_distill(tiny_recipe, run)
+    assert distill.run_distill(tiny_recipe, run, check=True) == metrics
+    other = change(tiny_recipe, harvest={"pick": "shortest"})
+    with pytest.raises(LabError, match="changed: harvest"):
+        distill.run_distill(other, run, check=True)
+
+
+def test_a_check_fetches_no_set_from_the_hub(tiny_recipe, run, monkeypatch):
+    monkeypatch.delenv("MATHSLM_DATA_DIR", raising=False)
+    monkeypatch.delattr(distill, "load_up_to")
+    far = change(tiny_recipe, data={"train": "gsm8k-train"})
+    assert distill.run_distill(far, run, check=True) == {}
 
 
 def test_pocket_model_gives_rows_that_the_grader_confirms(

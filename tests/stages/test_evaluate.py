@@ -12,7 +12,9 @@ from helpers.base import (
     read_records,
     write_records,
 )
+from helpers.grading import GradedCompletion
 from helpers.problems import load_problems
+from helpers.results import load_results, load_samples, summarize_results
 
 pytest.importorskip("transformers")
 
@@ -54,10 +56,11 @@ def test_each_problem_has_one_line_and_the_kinds_add_up(
         p.id: p.answer for p in problems
     }
     assert len(rows) == 8
+    assert not any(row.model_extra for row in rows), "no verdict is stored"
     counts = scores["base"]["bench"]
     assert sum(counts[kind] for kind in KINDS) == counts["n"] == 8
     assert run.metrics()["evaluate/base"] == scores["base"]
-    ordered = evaluate.load_results(run, "base", "bench")
+    ordered = load_results(run, "base", "bench")
     assert [row.problem_id for row in ordered] == [p.id for p in problems]
     before = run.file("eval", "base", "bench.jsonl").read_bytes()
     assert evaluate.run_evaluate(tiny_recipe, run, ("base",)) == scores
@@ -73,13 +76,14 @@ def test_two_models_write_apart(tiny_recipe, run, merged):
 
 
 def make_row(correct, finish, extracted):
-    return Completion(
+    return GradedCompletion(
         problem_id="p",
         sample=0,
         prompt="p",
         response="r",
         extracted=extracted,
         correct=correct,
+        reason="",
         finish_reason=finish,
         tokens=4,
         mean_logprob=-1.0,
@@ -96,7 +100,7 @@ def test_wrong_answers_are_told_apart():
         make_row(False, "stop", "2"),
         make_row(False, "stop", None),
     ]
-    assert evaluate.summarize_results(rows) == {
+    assert summarize_results(rows) == {
         "k": 2,
         "n": 6,
         "truncated_wrong": 2,
@@ -120,7 +124,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(
     begun = read_lines(run)
     assert len(begun) == 5
     with pytest.raises(LabError, match="5 of 8"):
-        evaluate.load_results(run, "base", "bench")
+        load_results(run, "base", "bench")
     assert "evaluate/base" not in run.metrics()
     monkeypatch.setattr(
         evaluate, "open_engine", lambda *a, **k: Counting(real(*a, **k), asked)
@@ -246,7 +250,7 @@ def test_unknown_and_missing_benchmarks_are_refused(tiny_recipe, run):
     with pytest.raises(LabError, match="Did you mean 'bench'"):
         evaluate.run_evaluate(tiny_recipe, run, benchmarks=["benhc"])
     with pytest.raises(LabError, match="no results of 'base'"):
-        evaluate.load_results(run, "base", "bench")
+        load_results(run, "base", "bench")
 
 
 def draw(recipe, run, tags=("base",), n=3, **more):
@@ -284,10 +288,10 @@ def test_several_samples_stand_beside_the_greedy_ones(
     assert stored["evaluate-t1/base"] == found["base"]
     assert stored["evaluate/base"] == greedy["base"]
     assert read_samples(run, "sft") != rows
-    groups = evaluate.load_samples(run, "base", "bench")
+    groups = load_samples(run, "base", "bench")
     assert [len(rows) for rows in groups.values()] == [3] * 8
     assert list(groups) == [
-        r.problem_id for r in evaluate.load_results(run, "base", "bench")
+        r.problem_id for r in load_results(run, "base", "bench")
     ]
 
 
@@ -310,10 +314,10 @@ def test_more_samples_are_added_and_none_is_drawn_twice(
     # Fewer than there are: nothing is drawn and nothing lost.
     assert draw(tiny_recipe, run, n=2) == four
     assert len(asked) == 16
-    groups = evaluate.load_samples(run, "base", "bench", n=2)
+    groups = load_samples(run, "base", "bench", n=2)
     assert all(len(rows) == 2 for rows in groups.values())
     with pytest.raises(LabError, match="only 4 samples of each problem"):
-        evaluate.load_samples(run, "base", "bench", n=5)
+        load_samples(run, "base", "bench", n=5)
 
 
 def test_a_killed_sampling_goes_on_where_it_was(tiny_recipe, run, monkeypatch):
@@ -352,7 +356,7 @@ def test_a_single_sample_at_a_temperature_is_taken_over(
     )
     draw(tiny_recipe, run, n=3)
     assert len(asked) == 16
-    groups = evaluate.load_samples(run, "base", "bench")
+    groups = load_samples(run, "base", "bench")
     assert {k: rows[0].response for k, rows in groups.items()} == single
 
 
@@ -362,9 +366,9 @@ def test_two_temperatures_never_mix(tiny_recipe, run):
     evaluate.run_evaluate(tiny_recipe, run, ("base",), n=2, temperature=0.5)
     assert read_samples(run) == before
     with pytest.raises(LabError, match=r"temperatures 0\.5, 1\."):
-        evaluate.load_samples(run, "base", "bench")
-    half = evaluate.load_samples(run, "base", "bench", temperature=0.5)
-    assert half != evaluate.load_samples(run, "base", "bench", temperature=1)
+        load_samples(run, "base", "bench")
+    half = load_samples(run, "base", "bench", temperature=0.5)
+    assert half != load_samples(run, "base", "bench", temperature=1)
     again = draw(tiny_recipe, run, n=2, force=True)
     (old,) = run.file("old").rglob("bench.t1.jsonl")
     assert len(read_records(old, Completion)) == 16
@@ -385,15 +389,56 @@ def test_several_samples_that_cannot_be_scored_are_refused(
         draw(recipe, run)
     assert not run.file("eval").exists()
     with pytest.raises(LabError, match="no several samples of 'base'"):
-        evaluate.load_samples(run, "base", "bench")
+        load_samples(run, "base", "bench")
 
 
 def test_an_empty_benchmark_is_refused(tiny_recipe, run):
     with pytest.raises(LabError, match="benchmark is empty"):
-        evaluate.summarize_results([])
+        summarize_results([])
     path = run.path.parent / "nothing.jsonl"
     path.write_text("")
     recipe = add_benchmark(tiny_recipe, path, n=4)
     with pytest.raises(LabError):
         evaluate.run_evaluate(recipe, run, ("base",))
     assert not run.file("eval").exists()
+
+
+def test_a_check_refuses_and_writes_nothing(
+    tiny_recipe, run, problems, monkeypatch
+):
+    path = run.path.parent / "second.jsonl"
+    write_records(path, problems[8:])
+    with monkeypatch.context() as patch:
+        patch.delattr(evaluate, "open_engine")
+        before = sorted(run.path.rglob("*"))
+        for options in ({}, {"n": 3, "temperature": 1.0}):
+            evaluate.run_evaluate(
+                tiny_recipe, run, ("base",), check=True, **options
+            )
+        with pytest.raises(LabError, match="mathslm merge --model sft"):
+            evaluate.run_evaluate(tiny_recipe, run, ("sft",), check=True)
+        assert sorted(run.path.rglob("*")) == before
+    scores = evaluate.run_evaluate(tiny_recipe, run, ("base",))
+    recipe = add_benchmark(tiny_recipe, path)
+    for asked in (tiny_recipe, recipe):  # a benchmark more is no change
+        done = evaluate.run_evaluate(asked, run, ("base",), check=True)
+        assert done in (scores, {"base": {}})
+    write_records(path, problems[8:9])
+    with pytest.raises(LabError, match="second"):
+        evaluate.run_evaluate(recipe, run, ("base",), check=True)
+    write_records(tiny_recipe.evaluate.benchmarks[0].path, problems[4:])
+    with pytest.raises(LabError, match="changed: benchmark bench"):
+        evaluate.run_evaluate(tiny_recipe, run, ("base",), check=True)
+
+
+def test_a_stored_verdict_does_not_count(tiny_recipe, run):
+    """A run of before stored verdicts; its responses are graded anew."""
+    right = evaluate.run_evaluate(tiny_recipe, run, ("base",))
+    path = run.file("eval", "base", "bench.jsonl")
+    wrong = [
+        Completion(**r.model_dump() | {"correct": True, "grader": "0.9"})
+        for r in read_lines(run)
+    ]
+    write_records(path, wrong)
+    run.file("stages", "evaluate-base.json").unlink()
+    assert evaluate.run_evaluate(tiny_recipe, run, ("base",)) == right

@@ -80,7 +80,7 @@ def ask_the_rest(tmp_path, monkeypatch):
     """Planner, placement of servers, precision of a card, doctor."""
     import torch
 
-    from helpers.models.precision import explain_precision
+    from helpers.models.load import explain_precision
     from helpers.planner import find_gpus, plan
     from helpers.sampling.vllm_serve import place_replicas, read_model_shape
 

@@ -222,9 +222,11 @@ def test_rows_are_for_the_model_that_the_run_settled_on(
     changes = {"ladder": True, "smaller": str(small)}
     model = recipe.model.model_copy(update=changes)
     recipe = recipe.model_copy(update={"model": model})
-    rung = ladder.Rung("float32", model=str(small))
+    step = ladder.LadderStep("float32", model=str(small))
     monkeypatch.setattr(
-        models, "climb", lambda *a, **k: ladder.Climb(None, rung, [])
+        models,
+        "load_down_the_ladder",
+        lambda *a, **k: ladder.LadderResult(None, step, []),
     )
     run = RunDir.open(tmp_path / "settled", recipe)
     run_solutions(recipe, run)
@@ -352,6 +354,35 @@ def test_what_is_no_mix_is_refused(
 ):
     with pytest.raises(LabError, match=message):
         start(adapt(tmp_path, **changes), "odd")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mix": {"gsm8k-trian": 5}}, "Did you mean 'gsm8k-train'"),
+        ({"mix": {"worked.jsonl": 5}, "against": ["no.jsonl"]}, "no.jsonl"),
+    ],
+)
+def test_a_check_names_a_set_that_is_not_there(
+    tmp_path, pool, start, changes, message, monkeypatch
+):
+    monkeypatch.setenv("MATHSLM_DATA_DIR", str(tmp_path))
+    recipe = adapt(tmp_path, **changes)
+    run = RunDir.open(tmp_path / "checked", recipe)
+    with pytest.raises(LabError, match=message):
+        run_solutions(recipe, run, check=True)
+
+
+def test_a_check_writes_nothing(tmp_path, pool, start):
+    recipe = adapt(tmp_path, mix={pool: 20})
+    run = RunDir.open(tmp_path / "solved", recipe)
+    before = sorted(run.path.rglob("*"))
+    assert run_solutions(recipe, run, check=True) == {}
+    assert sorted(run.path.rglob("*")) == before
+    metrics, _, _ = start(recipe)
+    assert run_solutions(recipe, run, check=True) == metrics
+    with pytest.raises(LabError, match="made from other inputs"):
+        run_solutions(adapt(tmp_path, mix={pool: 10}), run, check=True)
 
 
 def test_a_recipe_without_solutions_says_how(tiny_recipe, run):

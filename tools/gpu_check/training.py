@@ -11,10 +11,8 @@ from typing import Any
 from helpers.base import Recipe
 from helpers.models import widen_adapter
 from helpers.planner import (
-    ASSUMED,
     CARDS,
     Card,
-    Measured,
     ModelShape,
     TrainJob,
     estimate_training,
@@ -120,7 +118,7 @@ def compare_with_plan(
     forward pass that checkpointing does again. Both None off the table of
     cards.
     """
-    work = make_workload(recipe, Measured(), ASSUMED)
+    work = make_workload(recipe)
     work = replace(work, shape=shape, card=find_this_card() or work.card)
     job = next(j for j in work.jobs if getattr(j, "kind", "") == kind)
     job = replace(job, mean_length=job.max_length)

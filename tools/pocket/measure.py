@@ -32,8 +32,13 @@ from helpers.base import (
     read_json,
     write_json,
 )
-from helpers.experiments.dpo_rule import check_rule, derive_rule
-from helpers.experiments.dpo_sweep import Setting, build_grid, run_sweep
+from helpers.experiments.dpo_sweep import (
+    Setting,
+    build_grid,
+    check_rule,
+    derive_rule,
+    run_sweep,
+)
 from helpers.session import compute_stage
 
 MEASURED = DATA_DIR / "measured" / "pocket"
