@@ -52,7 +52,6 @@ FAULTS = {
     "no_choices": "JSON without the answer",
     "cut": "the server's context ended before the cap, silently",
     "empty": "the model wrote its end token and nothing else",
-    "hang": "from now on nothing answers, /health included",
     "death": "the server ends: as a process it exits with code 1",
 }
 WORDS = "sum product then so adding half of twice gives answer".split()
@@ -139,7 +138,7 @@ class FaultyServer:
 
     def start(self) -> None:
         """Listen; after ``stop`` or "death" on the same port again."""
-        self.stopped, self.hung = threading.Event(), threading.Event()
+        self.stopped = threading.Event()
         self._sockets: set[socket.socket] = set()
         self._http = _Listener(("127.0.0.1", self.port), _Handler)
         self._http.owner = self
@@ -222,9 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """/health, /version and /v1/models."""
         owner = self.server.owner
-        if owner.hung.is_set():
-            self._wait_and_close()
-        elif self.path == "/health":
+        if self.path == "/health":
             self._send(200, b"")
         elif self.path == "/version":
             self._send_json(200, {"version": VERSION})
@@ -263,7 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "death":
             owner.die()
             self.close_connection = True
-        elif owner.hung.is_set() or fault == "timeout":
+        elif fault == "timeout":
             self._wait_and_close()
         elif fault in ("500", "503", "429", "400"):
             self._refuse(int(fault), f"injected {FAULTS[fault]}")
@@ -281,9 +278,6 @@ class _Handler(BaseHTTPRequestHandler):
             )
         elif fault == "reset":
             self._reset()
-        elif fault == "hang":
-            owner.hung.set()
-            self._wait_and_close()
         else:
             owner.stopped.wait(owner.delay_s)
             if fault == "slow":

@@ -195,18 +195,6 @@ def load_completion(sample: Sample) -> Completion:
     return read_record_at(sample.source[0], Completion, sample.source[1])
 
 
-def iter_samples(
-    path: Path, golds: Mapping[str, str] | None = None
-) -> Iterator[Sample]:
-    """Grade a samples file; the small form of every row, in its order.
-
-    Args:
-        golds: reference answers by problem id, for rows without ``gold``.
-    """
-    for offset, row in _iter_graded(iter_located(path, Completion), golds):
-        yield make_sample(row, (path, offset))
-
-
 def _iter_graded(
     located: Iterable[tuple[int, Completion]],
     golds: Mapping[str, str] | None,

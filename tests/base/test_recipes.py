@@ -120,3 +120,13 @@ def test_the_package_hands_out_recipes():
     assert helpers.__version__
     with pytest.raises(AttributeError):
         helpers.nothing  # noqa: B018
+
+
+def test_a_setting_that_earlier_runs_name_without_a_value(tmp_path):
+    """``engine.recording`` is gone; every stored recipe says null."""
+    path = tmp_path / "old.yaml"
+    path.write_text("extends: pocket\nname: old\nengine: {recording: null}\n")
+    assert load_recipe(path).engine == load_recipe("pocket").engine
+    path.write_text("extends: pocket\nname: old\nengine: {recording: x}\n")
+    with pytest.raises(LabError, match="recording"):
+        load_recipe(path)

@@ -31,7 +31,6 @@ from helpers.sampling import (
     derive_seed,
     describe_sampling,
     grade_texts,
-    iter_samples,
     load_completion,
     make_sample,
     open_samples,
@@ -309,7 +308,7 @@ def test_verdicts_that_older_versions_stored_do_not_count(run):
     path.write_text(old)
     samples = open_samples(run, NAME, {"a": "1"})
     assert all(samples.find(r) == right.get(key(r)) for r in iter_sums())
-    assert [s.correct for s in iter_samples(path)] == list(right.values())
+    assert {k: s.correct for k, s in samples.index.items()} == right
     draw(path)
     assert path.read_text().startswith(old)
     assert "grader" not in path.read_text().splitlines()[-1]
@@ -350,7 +349,7 @@ def test_the_index_grows_with_the_file_and_is_graded_once(
     assert samples.rows == len(samples.index) == 60
     assert Counter(graded[:7]).most_common(1)[0][1] == 1
     assert len(graded) == 7 + (7 + 53) + 53
-    assert list(iter_samples(path)) == list(samples.index.values())
+    assert SampleFile(path).index == samples.index
 
 
 def test_the_key_is_the_whole_distribution_and_not_the_engine(
@@ -448,8 +447,9 @@ def test_small_forms_harvest_as_whole_rows_do(tmp_path):
     rows = draw(path)
     graded = read_graded(path)
     whole = group_samples_of(graded)
-    small = group_samples_of(iter_samples(path))
-    assert [load_completion(s) for s in iter_samples(path)] == rows
+    index = SampleFile(path).index.values()
+    small = group_samples_of(index)
+    assert [load_completion(s) for s in index] == rows
     for pick in ("first", "shortest", "random"):
         got = [
             harvest_pairs(x, pick=pick, seed=3, run_name="r")
