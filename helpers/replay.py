@@ -235,23 +235,6 @@ def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def check_record(folder: Path) -> list[str]:
-    """What is wrong with a record: files missing, changed or unlisted."""
-    listed: dict[str, str] = read_json(folder / INDEX)["sha256"]
-    there = {
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != INDEX
-    }
-    faults = [f"{name}: not in {INDEX}" for name in there - set(listed)]
-    for name, digest in listed.items():
-        if name not in there:
-            faults.append(f"{name}: missing")
-        elif _hash(folder / name) != digest:
-            faults.append(f"{name}: changed")
-    return sorted(faults)
-
-
 # --- take back ---------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import shutil
 
@@ -20,13 +21,32 @@ from helpers.base import (
     write_records,
 )
 from helpers.grading import read_graded
-from helpers.replay import check_record, record_run, take_stage
+from helpers.replay import INDEX, record_run, take_stage
 from helpers.sampling import open_samples
 from helpers.session import Session
 
 SHIPPED = sorted(
     path.parent for path in (DATA_DIR / "measured").glob("*/run/recipe.yaml")
 )
+
+
+def check_record(folder):
+    """What is wrong with a record: files missing, changed or unlisted."""
+    listed = read_json(folder / INDEX)["sha256"]
+    there = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != INDEX
+    }
+    faults = [f"{name}: not in {INDEX}" for name in there - set(listed)]
+    for name, digest in listed.items():
+        if name not in there:
+            faults.append(f"{name}: missing")
+        elif (
+            hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest
+        ):
+            faults.append(f"{name}: changed")
+    return sorted(faults)
 
 
 def make_rows(n=40):

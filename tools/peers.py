@@ -185,23 +185,6 @@ def _find_lm_eval() -> str | None:
     return python if done.returncode == 0 else None
 
 
-def available_peers() -> dict[str, Callable[[str, str], bool]]:
-    """Return the peers that are installed, by name, as plain functions.
-
-    Each call runs in the peer's own process with :data:`DEADLINE_S`.
-    """
-
-    def make(name: str) -> Callable[[str, str], bool]:
-        return lambda response, gold: (
-            run_peer(name, [(response, gold)])[0].correct
-        )
-
-    names = [name for name in GRADERS if name != OURS]
-    return {
-        name: make(name) for name in names if find_python(name) is not None
-    }
-
-
 def run_peer(
     name: str,
     cases: Iterable[tuple[str, str]],

@@ -5,7 +5,7 @@ while a wrong "incorrect" is only noise.
 """
 
 GRADER_VERSION = "2.0"
-"""Raised whenever a verdict may change; written beside every verdict."""
+"""Raised whenever a verdict may change; records of graders name it."""
 
 POLICY: dict[str, str] = {
     "tolerance": "none: 0.333 is not 1/3, 85.71 is not 600/7",
