@@ -42,7 +42,7 @@ from helpers.base.records import (
 REPO_ROOT = Path(__file__).resolve().parents[2]
 DATA_DIR = REPO_ROOT / "data"
 IDENTITY = ("name", "seed", "model", "data")
-# Inputs of older runs that no longer decide: rows carry their grader now.
+# Inputs of older runs that no longer decide: whoever reads rows grades them.
 RETIRED_INPUTS = {"grader"}
 MODELS = ("base", "sft", "dpo")
 HARVEST = ("sft.jsonl", "pairs.jsonl")  # other rows: <stage>.jsonl

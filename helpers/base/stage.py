@@ -80,7 +80,6 @@ def open_stage(
     *,
     outputs: Sequence[str],
     megabytes: int,
-    folder: str | None = None,
     grown: bool = False,
     force: bool = False,
     smoke: bool = False,
@@ -92,7 +91,6 @@ def open_stage(
         inputs: hashes of all that the result depends on.
         outputs: what the stage writes, relative to the run folder.
         megabytes: free space that it needs.
-        folder: where it works, if not in a folder of its own name.
         grown: the finished result is part of what is asked for now (further
             benchmarks, more samples): it is added to, not compared.
 
@@ -100,8 +98,7 @@ def open_stage(
         LabError: too little space, a result or checkpoints of other inputs,
             or another process works in the folder.
     """
-    place = folder or name
-    where = run.file("smoke", place) if smoke else run.file(place)
+    where = run.file("smoke", name) if smoke else run.file(name)
     stage = Stage(name, run, where, dict(inputs), smoke, force, check)
     if smoke:
         require_space(run.path, megabytes)

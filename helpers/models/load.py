@@ -30,6 +30,7 @@ from helpers.base import (
     LabError,
     Recipe,
     RunDir,
+    Tag,
     read_json,
     use_cache_when_unreachable,
     write_json,
@@ -68,14 +69,7 @@ def model_path(recipe: Recipe, run: RunDir, tag: str) -> Path:
     """
     if tag == "base":
         return find_base(recipe)
-    kind, _, variant = tag.partition("-")
-    if kind not in ("sft", "dpo") or (kind == "sft" and variant):
-        raise LabError(
-            f"There is no model '{tag}'.",
-            fix="choose base, sft, dpo or dpo-<variant>",
-        )
-    if variant:
-        recipe.dpo_variant(variant)
+    recipe.dpo_variant(Tag.parse(tag).variant)
     return run.file(tag, "merged")
 
 

@@ -25,6 +25,7 @@ from helpers.base import (
     Problem,
     Recipe,
     RunDir,
+    Tag,
     iter_records,
     load_recipe,
     open_stage,
@@ -172,11 +173,10 @@ def _require_problems(sets: ProblemSets, n: int) -> None:
 def _require_model(recipe: Recipe, run: RunDir, tag: str) -> Path:
     path = model_path(recipe, run, tag)
     if tag != "base" and not (path / "config.json").is_file():
-        kind, _, variant = tag.partition("-")
-        option = f" --variant {variant}" if variant else ""
         raise LabError(
             f"There is no merged model '{tag}' at {path}.",
-            fix=f"mathslm merge --model {kind}{option} --run-dir {run.label}",
+            fix=f"mathslm merge --model {Tag.parse(tag).options} "
+            f"--run-dir {run.label}",
         )
     require_current_merge(run, tag)
     return path

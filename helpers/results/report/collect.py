@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from helpers.base import LabError, Record, RunDir, read_json, read_records
+from helpers.base import LabError, Record, RunDir, Tag, read_json, read_records
 from helpers.grading import GradedCompletion
 from helpers.results.plots import recorded_on
 from helpers.results.report.page import Block, Section, escape, write_code
@@ -193,9 +193,8 @@ def _training_tags(run: RunDir) -> list[str]:
 
 def _stage_command(stage: str, tag: str) -> str:
     """``merge --model dpo --variant published`` and the like."""
-    name, _, variant = tag.partition("-")
-    extra = f" --variant {variant}" if variant else ""
-    return f"merge --model {name}{extra}" if stage == "merge" else name + extra
+    options = Tag.parse(tag).options
+    return f"merge --model {options}" if stage == "merge" else options
 
 
 def _read_logs(out: Results) -> None:
